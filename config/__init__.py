@@ -1,0 +1,1 @@
+"""Settings models, the loader and reference data."""

@@ -1,0 +1,175 @@
+"""Every setting, one pydantic class per section, units in the names. gateway.yaml is the reference file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyAddress, IPvAnyNetwork, SecretStr, field_validator, model_validator
+
+DeviceId = Annotated[str, Field(pattern=r"^\d{20}$")]
+PortNumber = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Section(BaseModel):
+    """Base of the sections: a key that does not exist is an error, so a typing mistake is never silent."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class SipSettings(Section):
+    """Who we are and where devices and platforms reach us."""
+
+    server_id: DeviceId = "41018300002000000001"
+    domain: Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]{1,64}$")] = "4101830000"
+    host: str = "0.0.0.0"
+    port: PortNumber = 5060
+    advertise_host: IPvAnyAddress | None = None
+    """Address put in Via, Contact and SDP. Empty: the address of the route to each peer."""
+    advertise_by_network: dict[IPvAnyNetwork, IPvAnyAddress] = {}
+    """Address to announce to peers of a network (NAT, several interfaces)."""
+    allow_loopback: bool = False
+    """Peers may be told a loopback address (demo and tests only)."""
+    user_agent: str = "gb28181-gateway"
+    max_connections: Annotated[int, Field(ge=10)] = 20000
+
+
+class OpenRule(Section):
+    """Devices from this network may register without a password. Never the default; each rule is logged at start."""
+
+    network: IPvAnyNetwork
+    reason: Annotated[str, Field(min_length=3)]
+
+
+class RegistrationSettings(Section):
+    """How devices and lower platforms are let in (GB/T 28181 9.1)."""
+
+    domain_password: SecretStr | None = None
+    """One password for devices without their own. Off unless set."""
+    open_rules: list[OpenRule] = []
+    accept_unknown_devices: bool = True
+    """With the domain password, a device not entered before is taken in."""
+    default_expires_s: Annotated[int, Field(ge=60)] = 86400
+    min_expires_s: Annotated[int, Field(ge=0)] = 0
+    """Shorter lifetimes are answered 423 (0: accept every lifetime)."""
+    max_expires_s: Annotated[int, Field(ge=3600)] = 604800
+    nonce_lifetime_s: Annotated[int, Field(ge=10, le=300)] = 120
+    failures_before_forbidden: Annotated[int, Field(ge=1)] = 5
+    failure_window_s: Annotated[int, Field(ge=1)] = 60
+    send_date: bool = True
+    same_id_policy: Literal["newest_wins", "first_wins"] = "newest_wins"
+    heartbeat_revives: bool = False
+    """A heartbeat from a flow that was authenticated may bring an expired registration back (quirk 8)."""
+    requests_per_second_per_source: Annotated[float, Field(gt=0)] = 200.0
+
+
+class HeartbeatSettings(Section):
+    interval_s: Annotated[int, Field(ge=5, le=600)] = 60
+    count: Annotated[int, Field(ge=2, le=10)] = 3
+
+
+class CatalogSettings(Section):
+    query_on_register: bool = True
+    subscribe: bool = True
+    subscription_expires_s: Annotated[int, Field(ge=60)] = 3600
+    first_part_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    gap_timeout_s: Annotated[float, Field(gt=0)] = 20.0
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    poll_interval_s: Annotated[int, Field(ge=60)] = 3600
+    tolerant_notify: bool = False
+    """Accept catalog NOTIFYs of registered peers for subscriptions we do not know (else 481)."""
+
+
+class MediaSettings(Section):
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    host: IPvAnyAddress | None = None
+    """Address announced in SDP. Empty: the same as for SIP."""
+    rtp_port_min: PortNumber = 20000
+    rtp_port_max: PortNumber = 23999
+    shared_rtp_port: PortNumber | None = None
+    use_shared_port: bool = False
+    viewer_host: str = "0.0.0.0"
+    viewer_port: PortNumber = 8081
+    """Viewers' HTTP port of the first node; node n listens on viewer_port + n."""
+    viewer_public_url: str | None = None
+    """Where browsers reach the nodes when a proxy stands before them; {node} is the node's number."""
+    webrtc_port_min: PortNumber = 24000
+    webrtc_port_max: PortNumber = 24999
+    transport: Literal["udp", "tcp_passive", "tcp_active"] = "tcp_passive"
+    """Default toward devices; each device can have its own."""
+    invite_timeout_s: Annotated[float, Field(gt=0)] = 15.0
+    first_picture_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    no_rtp_timeout_s: Annotated[float, Field(gt=0)] = 15.0
+    idle_grace_s: Annotated[float, Field(ge=0)] = 10.0
+    ticket_lifetime_s: Annotated[int, Field(ge=10)] = 300
+    port_quarantine_s: Annotated[float, Field(ge=0)] = 30.0
+    ssrc_rest_s: Annotated[float, Field(ge=0)] = 60.0
+
+    @model_validator(mode="after")
+    def _ranges(self) -> MediaSettings:
+        if self.rtp_port_max < self.rtp_port_min + 1:
+            raise ValueError("rtp_port_max must be above rtp_port_min")
+        if self.webrtc_port_max < self.webrtc_port_min:
+            raise ValueError("webrtc_port_max must not be below webrtc_port_min")
+        return self
+
+
+class CascadeSettings(Section):
+    register_retry_s: Annotated[float, Field(gt=0)] = 60.0
+    register_retry_spread: Annotated[float, Field(ge=0, le=1)] = 0.2
+    refresh_at: Annotated[float, Field(gt=0.1, lt=1)] = 0.85
+    notify_batch_s: Annotated[float, Field(gt=0)] = 2.0
+    """Longest wait before changes go up; 100 entries go at once."""
+    flap_damping_s: Annotated[float, Field(ge=0)] = 1.5
+    ack_guard_s: Annotated[float, Field(gt=0)] = 32.0
+
+
+class HttpSettings(Section):
+    host: str = "0.0.0.0"
+    port: PortNumber = 8080
+    public_url: str | None = None
+    session_lifetime_s: Annotated[int, Field(ge=300)] = 43200
+    secure_cookie: bool = False
+    login_attempts_per_minute: Annotated[int, Field(ge=1)] = 10
+
+
+class MetricsSettings(Section):
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: PortNumber = 9090
+
+
+class StorageSettings(Section):
+    directory: Path = Path("data")
+    url: SecretStr | None = None
+    """SQLAlchemy URL; empty: SQLite in the directory."""
+    flush_interval_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+
+
+class LogSettings(Section):
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["text", "json"] = "text"
+    wire: bool = False
+    """Log SIP messages at DEBUG on sip.wire, credentials masked."""
+
+
+class Settings(Section):
+    """The whole configuration."""
+
+    sip: SipSettings = SipSettings()
+    registration: RegistrationSettings = RegistrationSettings()
+    heartbeat: HeartbeatSettings = HeartbeatSettings()
+    catalog: CatalogSettings = CatalogSettings()
+    media: MediaSettings = MediaSettings()
+    cascade: CascadeSettings = CascadeSettings()
+    http: HttpSettings = HttpSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    storage: StorageSettings = StorageSettings()
+    log: LogSettings = LogSettings()
+
+    @field_validator("storage")
+    @classmethod
+    def _no_file_in_the_way(cls, value: StorageSettings) -> StorageSettings:
+        if value.directory.is_file():
+            raise ValueError(f"directory: {value.directory} is a file")
+        return value

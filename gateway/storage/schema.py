@@ -1,0 +1,147 @@
+"""All tables, as SQLAlchemy Core tables. A change here needs a migration in storage/migrations/versions."""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, Boolean, Column, DateTime, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("device_id", String(20), primary_key=True),
+    Column("name", String(255), nullable=False, default=""),
+    Column("kind", String(16), nullable=False),
+    Column("manufacturer", String(128), nullable=False, default=""),
+    Column("model", String(128), nullable=False, default=""),
+    Column("firmware", String(128), nullable=False, default=""),
+    Column("edition", String(8), nullable=False, default="2.0"),
+    Column("user_agent", String(255), nullable=False, default=""),
+    Column("profile", JSON, nullable=False),
+    Column("provisioned", Boolean, nullable=False, default=False),
+    Column("ha1", JSON, nullable=True),  # {"realm": ..., "MD5": ..., "SHA-256": ...}; the password itself is not kept
+    Column("state", String(16), nullable=False, default="offline"),
+    Column("offline_cause", String(64), nullable=False, default=""),
+    Column("flow", JSON, nullable=True),
+    Column("contact", String(255), nullable=False, default=""),
+    Column("registered_at", DateTime(timezone=True)),
+    Column("expires_at", DateTime(timezone=True)),
+    Column("last_seen_at", DateTime(timezone=True)),
+    Column("heartbeat_interval_s", Integer, nullable=False, default=60),
+    Column("heartbeat_count", Integer, nullable=False, default=3),
+    Column("catalog_at", DateTime(timezone=True)),
+    Column("catalog_complete", Boolean, nullable=False, default=False),
+)
+
+channels = Table(
+    "channels",
+    metadata,
+    Column("device_id", String(20), primary_key=True),
+    Column("channel_id", String(20), primary_key=True),
+    Column("name", String(255), nullable=False, default=""),
+    Column("kind", String(24), nullable=False),
+    Column("manufacturer", String(128), nullable=False, default=""),
+    Column("model", String(128), nullable=False, default=""),
+    Column("civil_code", String(8), nullable=False, default=""),
+    Column("block", String(32), nullable=False, default=""),
+    Column("address", String(255), nullable=False, default=""),
+    Column("parental", Integer, nullable=False, default=0),
+    Column("parent_ids", JSON, nullable=False),
+    Column("business_group_id", String(20), nullable=False, default=""),
+    Column("longitude", Float),
+    Column("latitude", Float),
+    Column("point_class", Integer),
+    Column("grassroots_code", String(6), nullable=False, default=""),
+    Column("ptz_type", Integer),
+    Column("secrecy", Integer, nullable=False, default=0),
+    Column("item", JSON, nullable=False),
+    Column("reported", String(8), nullable=False, default="OFF"),
+    Column("media_proof_at", DateTime(timezone=True)),
+    Column("deleted_at", DateTime(timezone=True)),
+    Column("missing_count", Integer, nullable=False, default=0),
+    Column("added_at", DateTime(timezone=True)),
+    Column("updated_at", DateTime(timezone=True)),
+    Index(None, "channel_id"),
+    Index(None, "civil_code"),
+)
+
+platforms = Table(
+    "platforms",
+    metadata,
+    Column("platform_id", String(20), primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("enabled", Boolean, nullable=False, default=True),
+    Column("settings", JSON, nullable=False),  # model.Platform without the three columns above and the password
+    Column("password", String(255), nullable=False, default=""),  # needed in clear: the upper's realm is only known when asked
+)
+
+shares = Table(
+    "shares",
+    metadata,
+    Column("platform_id", String(20), ForeignKey("platforms.platform_id", ondelete="CASCADE"), primary_key=True),
+    Column("device_id", String(20), primary_key=True),
+    Column("channel_id", String(20), primary_key=True),
+    Column("exported_id", String(20), nullable=False),
+    Index(None, "platform_id", "exported_id", unique=True),
+)
+
+journal = Table(  # dialogs and subscriptions that must be ended or taken up again after a crash
+    "journal",
+    metadata,
+    Column("kind", String(16), primary_key=True),  # invite | subscription | upper_subscription
+    Column("key", String(255), primary_key=True),
+    Column("state", JSON, nullable=False),
+    Column("written_at", DateTime(timezone=True), nullable=False),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("username", String(64), primary_key=True),
+    Column("password_hash", String(255), nullable=False),
+    Column("role", String(16), nullable=False),  # administrator | operator | viewer
+    Column("enabled", Boolean, nullable=False, default=True),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+)
+
+web_sessions = Table(
+    "web_sessions",
+    metadata,
+    Column("digest", String(64), primary_key=True),  # SHA-256 of the cookie value
+    Column("username", String(64), ForeignKey("users.username", ondelete="CASCADE"), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("token_id", String(16), primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("name", String(64), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("created_by", String(64), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True)),
+    Column("last_used_at", DateTime(timezone=True)),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("audit_id", Integer, primary_key=True, autoincrement=True),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("who", String(128), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("target", String(128), nullable=False),
+    Column("result", String(64), nullable=False),
+    Column("detail", Text, nullable=False, default=""),
+    Index(None, "at"),
+)

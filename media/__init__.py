@@ -1,0 +1,1 @@
+"""Streams: RTP and PS in, relays and viewers out. Knows no SIP message, camera or township."""
