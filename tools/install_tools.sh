@@ -1,0 +1,20 @@
+#!/bin/sh
+# Installs the outside programs that the interoperability tests use (Debian packages), where this user may.
+# Never fails: a program that cannot be had only means that its tests are left out, and the summary says so.
+set -u
+packages="chromium ffmpeg sip-tester tshark prometheus fonts-noto-cjk iproute2"
+missing=""
+for pair in chromium:chromium ffprobe:ffmpeg sipp:sip-tester tshark:tshark promtool:prometheus ip:iproute2; do
+  command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
+done
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+  echo "not installed:$missing (needs root on Debian); their tests will be left out"
+  exit 0
+fi
+export DEBIAN_FRONTEND=noninteractive
+echo "installing:$packages"
+if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends $packages; } >/dev/null 2>&1; then
+  echo "could not install all of:$missing; the tests of what is missing will be left out"
+fi
+exit 0
