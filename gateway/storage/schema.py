@@ -89,7 +89,7 @@ shares = Table(
     Column("device_id", String(20), primary_key=True),
     Column("channel_id", String(20), primary_key=True),
     Column("exported_id", String(20), nullable=False),
-    Index(None, "platform_id", "exported_id", unique=True),
+    Index(None, "platform_id", "exported_id"),  # not unique: two ways to one camera share one code
 )
 
 journal = Table(  # dialogs and subscriptions that must be ended or taken up again after a crash
