@@ -136,7 +136,7 @@ class HttpSettings(Section):
 class MetricsSettings(Section):
     enabled: bool = True
     host: str = "127.0.0.1"
-    port: PortNumber = 9090
+    port: PortNumber = 9281
 
 
 class StorageSettings(Section):
