@@ -119,14 +119,20 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
 
 
 def _collect_lines(
-    node: yaml.Node, at: tuple[str, ...], lines: dict[tuple[str, ...], int], problems: list[Problem], source: str
+    node: yaml.Node,
+    at: tuple[str, ...],
+    lines: dict[tuple[str, ...], int],
+    problems: list[Problem],
+    source: str,
 ) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*at, str(key.value))
             line = key.start_mark.line + 1
             if here in lines:  # YAML would silently keep the last one
-                problems.append(Problem(".".join(here), f"given twice (first in line {lines[here]})", source, line))
+                problems.append(
+                    Problem(".".join(here), f"given twice (first in line {lines[here]})", source, line)
+                )
             lines[here] = line
             _collect_lines(value, here, lines, problems, source)
     elif isinstance(node, yaml.SequenceNode):
@@ -137,7 +143,9 @@ def _collect_lines(
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    fields: dict[str, Any] = {name: (field.annotation, field.default) for name, field in Settings.model_fields.items()}
+    fields: dict[str, Any] = {
+        name: (field.annotation, field.default) for name, field in Settings.model_fields.items()
+    }
     model = create_model("_FromEnvironment", __base__=BaseSettings, **fields)
     names = {name: value for name, value in environ.items() if name.upper().startswith(ENV_PREFIX)}
     problems = [

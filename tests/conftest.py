@@ -69,7 +69,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _missing:
         terminalreporter.section("tests left out")
         for tool, count in sorted(_missing.items()):
-            terminalreporter.line(f"{count} tests need {tool}, which is not installed ('make tools' as root installs it)")
+            terminalreporter.line(
+                f"{count} tests need {tool}, which is not installed ('make tools' as root installs it)"
+            )
 
 
 @pytest.fixture(scope="session")

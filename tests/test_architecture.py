@@ -37,7 +37,8 @@ def test_every_file_says_what_it_is_for() -> None:
     silent = [
         str(path.relative_to(ROOT))
         for path in sources()
-        if path.read_text(encoding="utf-8").strip() and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        if path.read_text(encoding="utf-8").strip()
+        and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     ]
     assert silent == []
 
@@ -47,7 +48,8 @@ def test_catch_all_handlers_live_in_two_places() -> None:
     for path in sources():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ExceptHandler) and (
-                node.type is None or (isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException"))
+                node.type is None
+                or (isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException"))
             ):
                 found.add(path.relative_to(ROOT).as_posix())
     assert found <= BROAD_HANDLERS
@@ -77,7 +79,9 @@ def test_no_name_without_meaning() -> None:
 
 def test_sql_is_never_glued() -> None:
     glued = re.compile(r"""(execute|text)\(\s*f["']""")
-    assert [str(p.relative_to(ROOT)) for p in sources("gateway") if glued.search(p.read_text(encoding="utf-8"))] == []
+    assert [
+        str(p.relative_to(ROOT)) for p in sources("gateway") if glued.search(p.read_text(encoding="utf-8"))
+    ] == []
 
 
 def test_there_is_no_default_password() -> None:

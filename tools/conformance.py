@@ -54,7 +54,9 @@ def main() -> int:
         numbers = range(first, last + 1)
         open_ones = [f"G{number:03}" for number in numbers if number not in done]
         state = f"{len(numbers) - len(open_ones)} of {len(numbers)}"
-        sys.stdout.write(f"{name:<40} {state:>9}   {'open: ' + ' '.join(open_ones) if open_ones else ''}".rstrip() + "\n")
+        sys.stdout.write(
+            f"{name:<40} {state:>9}   {'open: ' + ' '.join(open_ones) if open_ones else ''}".rstrip() + "\n"
+        )
     sys.stdout.write(f"conformance: {len(done)} of {TOTAL}\n")
     return 0
 
