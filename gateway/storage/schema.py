@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Boolean, Column, DateTime, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 
 metadata = MetaData(
     naming_convention={
@@ -26,7 +39,9 @@ devices = Table(
     Column("user_agent", String(255), nullable=False, default=""),
     Column("profile", JSON, nullable=False),
     Column("provisioned", Boolean, nullable=False, default=False),
-    Column("ha1", JSON, nullable=True),  # {"realm": ..., "MD5": ..., "SHA-256": ...}; the password itself is not kept
+    Column(
+        "ha1", JSON, nullable=True
+    ),  # {"realm": ..., "MD5": ..., "SHA-256": ...}; the password itself is not kept
     Column("state", String(16), nullable=False, default="offline"),
     Column("offline_cause", String(64), nullable=False, default=""),
     Column("flow", JSON, nullable=True),
@@ -78,14 +93,20 @@ platforms = Table(
     Column("platform_id", String(20), primary_key=True),
     Column("name", String(255), nullable=False),
     Column("enabled", Boolean, nullable=False, default=True),
-    Column("settings", JSON, nullable=False),  # model.Platform without the three columns above and the password
-    Column("password", String(255), nullable=False, default=""),  # needed in clear: the upper's realm is only known when asked
+    Column(
+        "settings", JSON, nullable=False
+    ),  # model.Platform without the three columns above and the password
+    Column(
+        "password", String(255), nullable=False, default=""
+    ),  # needed in clear: the upper's realm is only known when asked
 )
 
 shares = Table(
     "shares",
     metadata,
-    Column("platform_id", String(20), ForeignKey("platforms.platform_id", ondelete="CASCADE"), primary_key=True),
+    Column(
+        "platform_id", String(20), ForeignKey("platforms.platform_id", ondelete="CASCADE"), primary_key=True
+    ),
     Column("device_id", String(20), primary_key=True),
     Column("channel_id", String(20), primary_key=True),
     Column("exported_id", String(20), nullable=False),
