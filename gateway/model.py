@@ -87,6 +87,8 @@ class Device:
     faulty_children: frozenset[str] = frozenset()
     catalog_at: datetime | None = None
     catalog_complete: bool = False
+    catalog_polled: bool = False
+    """It refused the catalog subscription, so it is asked from time to time (G113)."""
     clock_offset_s: float | None = None
 
     @property
@@ -121,6 +123,7 @@ class Channel:
     """All fields of the catalog Item as received (CatalogItem.model_dump), for later editions and the data auditor."""
     reported: str = "OFF"
     """What the catalog or a NOTIFY said: ON, OFF, VLOST or DEFECT."""
+    reported_at: datetime | None = None
     defect: bool = False
     """Named as faulty child in the device's heartbeat."""
     media_proof_at: datetime | None = None

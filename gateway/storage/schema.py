@@ -49,6 +49,7 @@ devices = Table(
     Column("registered_at", DateTime(timezone=True)),
     Column("expires_at", DateTime(timezone=True)),
     Column("last_seen_at", DateTime(timezone=True)),
+    Column("registration_expired", Boolean, nullable=False, default=False),
     Column("heartbeat_interval_s", Integer, nullable=False, default=60),
     Column("heartbeat_count", Integer, nullable=False, default=3),
     Column("catalog_at", DateTime(timezone=True)),
@@ -78,6 +79,7 @@ channels = Table(
     Column("secrecy", Integer, nullable=False, default=0),
     Column("item", JSON, nullable=False),
     Column("reported", String(8), nullable=False, default="OFF"),
+    Column("reported_at", DateTime(timezone=True)),
     Column("media_proof_at", DateTime(timezone=True)),
     Column("deleted_at", DateTime(timezone=True)),
     Column("missing_count", Integer, nullable=False, default=0),
@@ -116,7 +118,7 @@ shares = Table(
 journal = Table(  # dialogs and subscriptions that must be ended or taken up again after a crash
     "journal",
     metadata,
-    Column("kind", String(16), primary_key=True),  # invite | subscription | upper_subscription
+    Column("kind", String(32), primary_key=True),  # invite | subscription | upper_subscription
     Column("key", String(255), primary_key=True),
     Column("state", JSON, nullable=False),
     Column("written_at", DateTime(timezone=True), nullable=False),
