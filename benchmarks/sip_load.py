@@ -26,7 +26,7 @@ REGISTER = (
 )
 MESSAGE = (
     "MESSAGE sip:{server}@{domain} SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:{port};rport;branch=z9hG4bK{index}-{sequence}\r\n"
-    "From: <sip:{device}@{domain}>;tag=t{index}\r\nTo: <sip:{server}@{domain}>\r\nCall-ID: m{run}-{index}-{sequence}@127.0.0.1\r\n"
+    "From: <sip:{device}@{domain}>;tag=t{index}\r\nTo: <sip:{server}@{domain}>\r\nCall-ID: m{run}-{index}-{sequence}@load\r\n"
     "CSeq: {sequence} MESSAGE\r\nContent-Type: Application/MANSCDP+xml\r\nMax-Forwards: 70\r\n"
     "Content-Length: {length}\r\n\r\n{body}"
 )
