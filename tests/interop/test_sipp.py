@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from gateway_process import PASSWORD, free_ports, gateway_process  # noqa: E402
 
 CALLS = 1000
