@@ -123,7 +123,26 @@ class MediaSettings(Section):
         return self
 
 
+class UpperPlatform(Section):
+    """One upper platform entered by configuration (unattended set-up); the console and the API can change it later."""
+
+    platform_id: DeviceId
+    name: str = ""
+    domain: str = ""
+    """Empty: the first ten digits of its code."""
+    host: str
+    port: PortNumber = 5060
+    transport: Literal["udp", "tcp"] = "udp"
+    our_id: DeviceId | None = None
+    username: str = ""
+    password: SecretStr
+    share_all: bool = False
+    rights: set[Literal["play", "ptz", "playback", "download", "broadcast", "config"]] = {"play", "ptz"}
+
+
 class CascadeSettings(Section):
+    platforms: list[UpperPlatform] = []
+    """Taken in at start when the database does not know the code yet."""
     register_retry_s: Annotated[float, Field(gt=0)] = 60.0
     register_retry_spread: Annotated[float, Field(ge=0, le=1)] = 0.2
     refresh_at: Annotated[float, Field(gt=0.1, lt=1)] = 0.85

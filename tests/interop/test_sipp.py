@@ -6,8 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-from gateway_process import PASSWORD, free_ports, gateway_process  # noqa: E402
+from gateway_process import PASSWORD, free_ports, gateway_process
 
 CALLS = 1000
 SCENARIO = Path(__file__).parent / "data" / "sipp_register_message.xml"

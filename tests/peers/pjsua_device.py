@@ -22,10 +22,10 @@ class Device(pj.Account):  # type: ignore[misc]
         self.registration: list[int] = []
         self.messages: list[int] = []
 
-    def onRegState(self, prm: pj.OnRegStateParam) -> None:  # noqa: N802
+    def onRegState(self, prm: pj.OnRegStateParam) -> None:
         self.registration.append(int(prm.code))
 
-    def onInstantMessageStatus(self, prm: pj.OnInstantMessageStatusParam) -> None:  # noqa: N802
+    def onInstantMessageStatus(self, prm: pj.OnInstantMessageStatusParam) -> None:
         self.messages.append(int(prm.code))
 
 
