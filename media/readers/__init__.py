@@ -1,0 +1,1 @@
+"""Everything that takes access units or packets out of a stream: viewers, relays, pictures."""

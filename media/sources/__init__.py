@@ -1,0 +1,1 @@
+"""Everything that brings media into a stream."""
