@@ -1,0 +1,1 @@
+"""The services: one file per thing the gateway does."""
