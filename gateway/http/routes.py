@@ -24,7 +24,6 @@ from gateway.http.errors import Problem, invalid, parse_json
 from gateway.services.access import Principal, Role
 
 MAX_BODY_BYTES = 1 << 20
-ALLOWED_ERRORS = (400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503, 504)
 
 
 class Model(BaseModel):
@@ -50,7 +49,8 @@ class Call:
     @property
     def who(self) -> Principal:
         """The authenticated caller. Only for routes that need a role."""
-        assert self.principal is not None
+        if self.principal is None:
+            raise Problem(401, "log in, or send a token", cause="not_logged_in")
         return self.principal
 
     @property
@@ -166,7 +166,9 @@ async def invoke(declared: Route, call: Call) -> web.StreamResponse:
         arguments["query"] = _checked_query(declared.query, call.request)
     elif call.request.query:
         key = next(iter(call.request.query))
-        raise Problem(422, f"query.{key}: this route takes no parameters", cause="invalid_input", field=f"query.{key}")
+        raise Problem(
+            422, f"query.{key}: this route takes no parameters", cause="invalid_input", field=f"query.{key}"
+        )
     if declared.body is not None or declared.raw_body:
         arguments["body"] = await _checked_body(declared, call.request)
     result = await declared.handler(call, **arguments)
@@ -205,7 +207,9 @@ def _checked_query(model: type[BaseModel], request: web.Request) -> BaseModel:
 
 async def _checked_body(declared: Route, request: web.Request) -> BaseModel | str:
     if request.content_type != declared.spec.consumes:
-        raise Problem(415, f"the body must be {declared.spec.consumes}", cause="wrong_media_type", field="body")
+        raise Problem(
+            415, f"the body must be {declared.spec.consumes}", cause="wrong_media_type", field="body"
+        )
     data = await _read(request, declared.spec.max_body_bytes)
     if declared.body is None:
         try:

@@ -21,7 +21,7 @@ from gateway.clock import Clock
 from gateway.errors import GatewayError, NotFound
 
 FIRST_USER = "admin"
-TOKEN_PREFIX = "gbt_"
+TOKEN_PREFIX = "gbt_"  # noqa: S105
 MIN_PASSWORD_LENGTH = 8
 MAX_PASSWORD_LENGTH = 256
 PARALLEL_HASHES = 2
