@@ -1,0 +1,325 @@
+"""Media nodes as child processes: spawned, listened to, watched, restarted; the least loaded one gets the next stream.
+
+A node that dies takes no signalling with it: its streams are reported lost and SIP goes on. Heartbeats run
+both ways: we ask for statistics, the node pings its event stream, and a closed standard input (the gateway was
+killed) ends the node by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from config.settings import MediaSettings
+from gateway.services.errors import PlayCause, PlayFailed
+from media.client import MediaClient, MediaError
+from media.specs import NodeConfig, NodeEvent, NodeStats
+
+log = logging.getLogger(__name__)
+
+NODE_COMMAND = (sys.executable, "-m", "media.node")
+START_TIMEOUT_S = 40.0
+"""Importing codecs and WebRTC takes seconds on a loaded machine."""
+STOP_TIMEOUT_S = 6.0
+HEARTBEAT_S = 2.0
+HEARTBEATS_MISSED = 3
+BACKOFF_FIRST_S = 0.5
+BACKOFF_LAST_S = 30.0
+STABLE_AFTER_S = 60.0
+LAG_LIMIT_S = 0.25
+
+
+class NodeStartFailed(Exception):
+    """The process did not become ready: no ready line in time, or it exited."""
+
+
+@dataclass(slots=True, eq=False)
+class NodeHandle:
+    """One running node process. A restarted node gets a new handle under the same ``node_id``."""
+
+    node_id: str
+    number: int
+    client: MediaClient
+    viewer_port: int
+    pid: int = 0
+    started_mono: float = 0.0
+    alive: bool = True
+    stats: NodeStats | None = None
+    placed: int = 0
+    """Streams that sessions have put here; ahead of ``stats``, which is a heartbeat old."""
+
+    @property
+    def load(self) -> tuple[bool, float]:
+        """Ordering for placement: a lagging node last, then by streams with their readers counted in."""
+        if self.stats is None:
+            return (False, float(self.placed))
+        readers = 0.5 * self.stats.senders + 0.2 * self.stats.viewers
+        return (self.stats.loop_lag_s > LAG_LIMIT_S, self.placed + readers)
+
+
+@dataclass(slots=True)
+class NodePlan:
+    """What every node is configured with; each node gets its own slice of the port ranges."""
+
+    settings: MediaSettings
+    ticket_secret: str
+    media_host: str = "0.0.0.0"
+    bind_host: str = "0.0.0.0"
+    log_level: str = "INFO"
+
+    def config(self, number: int, control: str, secret: str) -> NodeConfig:
+        """Configuration of node ``number`` (0 based). RTP slices start on even ports (RFC 3550 11)."""
+        settings = self.settings
+        rtp = _slice(settings.rtp_port_min, settings.rtp_port_max, number, settings.nodes, even=True)
+        webrtc = _slice(settings.webrtc_port_min, settings.webrtc_port_max, number, settings.nodes)
+        shared = settings.shared_rtp_port
+        return NodeConfig(
+            node_id=f"node-{number}",
+            control=control,
+            control_secret=secret,
+            media_host=self.media_host,
+            bind_host=self.bind_host,
+            rtp_port_min=rtp[0],
+            rtp_port_max=rtp[1],
+            shared_rtp_port=None if shared is None else shared + 2 * number,
+            viewer_host=settings.viewer_host,
+            viewer_port=settings.viewer_port + number if settings.viewer_port else 0,
+            webrtc_port_min=webrtc[0],
+            webrtc_port_max=webrtc[1],
+            ticket_secret=self.ticket_secret,
+            port_quarantine_s=settings.port_quarantine_s,
+            log_level=self.log_level,
+        )
+
+
+def _slice(first: int, last: int, number: int, count: int, *, even: bool = False) -> tuple[int, int]:
+    """Part ``number`` of ``count`` equal parts of the port range first..last (both included)."""
+    width = max(2, (last - first + 1) // count)
+    low = first + number * width
+    if even:
+        low += low % 2
+    return low, min(last, first + (number + 1) * width - 1)
+
+
+@dataclass(slots=True)
+class Nodes:
+    """All media nodes of this gateway.
+
+    ``on_event``, ``on_lost`` and ``on_ready`` are short synchronous callbacks; ``on_stats`` runs at each
+    heartbeat with the node's own account of its streams.
+    """
+
+    plan: NodePlan
+    command: Sequence[str] = NODE_COMMAND
+    heartbeat_s: float = HEARTBEAT_S
+    backoff_first_s: float = BACKOFF_FIRST_S
+    on_event: Callable[[NodeHandle, NodeEvent], None] | None = None
+    on_stats: Callable[[NodeHandle, NodeStats], None] | None = None
+    on_lost: Callable[[NodeHandle, str], None] | None = None
+    on_ready: Callable[[NodeHandle], None] | None = None
+    restarts: int = 0
+    _handles: dict[int, NodeHandle] = field(default_factory=dict)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _directory: Path | None = None
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def start(self, *, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Start all node processes and wait until each is ready or ``timeout_s`` is over (restarts go on)."""
+        self._directory = Path(tempfile.mkdtemp(prefix="gb-media-"))  # mode 0700: the sockets are ours alone
+        for number in range(self.plan.settings.nodes):
+            self._tasks.append(asyncio.create_task(self._supervise(number), name=f"node-{number}"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while len(self._handles) < self.plan.settings.nodes:
+                    self._changed.clear()
+                    await self._changed.wait()
+
+    async def close(self) -> None:
+        """SIGTERM to every node, SIGKILL to those that do not go. Idempotent."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+
+    def pick(self) -> NodeHandle:
+        """The least loaded living node. Raises PlayFailed(node_down) when there is none."""
+        if not self._handles:
+            raise PlayFailed(PlayCause.NODE_DOWN, "no media node is running")
+        return min(self._handles.values(), key=lambda handle: handle.load)
+
+    def handles(self) -> list[NodeHandle]:
+        """Living nodes in order of their number."""
+        return [self._handles[number] for number in sorted(self._handles)]
+
+    def get(self, node_id: str) -> NodeHandle | None:
+        return next((handle for handle in self._handles.values() if handle.node_id == node_id), None)
+
+    async def wait_any(self, timeout_s: float) -> bool:
+        """True as soon as one node runs; False when none came up in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self._handles:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _supervise(self, number: int) -> None:
+        """One node for ever: spawn, watch, clean up, wait longer after each quick death."""
+        backoff_s = self.backoff_first_s
+        while True:
+            started = time.monotonic()
+            try:
+                await self._live_once(number)
+            except NodeStartFailed as error:
+                log.error("node start failed node_id=node-%d cause=%s", number, error)
+            if time.monotonic() - started > STABLE_AFTER_S:
+                backoff_s = self.backoff_first_s
+            self.restarts += 1
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, BACKOFF_LAST_S)
+
+    async def _live_once(self, number: int) -> None:
+        """One life of one node process, from spawning to its end. Raises NodeStartFailed."""
+        assert self._directory is not None
+        control = f"unix:{self._directory}/{number}-{secrets.token_hex(4)}.sock"
+        config = self.plan.config(number, control, secrets.token_urlsafe(32))
+        process = await asyncio.create_subprocess_exec(
+            *self.command,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=None,
+            start_new_session=True,  # a Ctrl-C in the terminal shall reach the gateway alone, so that it can say BYE
+        )
+        client: MediaClient | None = None
+        handle: NodeHandle | None = None
+        cause = "stopped"
+        try:
+            viewer_port = await _ready(process, config)
+            client = MediaClient(control, config.control_secret)
+            await client.start()
+            handle = NodeHandle(config.node_id, number, client, viewer_port, process.pid, time.monotonic())
+            self._handles[number] = handle
+            self._changed.set()
+            log.info("node ready node_id=%s pid=%d viewer_port=%d", handle.node_id, process.pid, viewer_port)
+            if self.on_ready is not None:
+                self.on_ready(handle)
+            cause = await self._watch(handle, process)
+        finally:
+            if handle is not None:
+                self._lost(handle, cause)
+            if client is not None:
+                await client.close()
+            await _stop(process)
+
+    def _lost(self, handle: NodeHandle, cause: str) -> None:
+        handle.alive = False
+        self._handles.pop(handle.number, None)
+        if cause != "stopped":
+            log.error("node lost node_id=%s pid=%d cause=%s", handle.node_id, handle.pid, cause)
+            if self.on_lost is not None:
+                self.on_lost(handle, cause)
+
+    async def _watch(self, handle: NodeHandle, process: Process) -> str:
+        """Returns why the node is no longer usable: exited, silent (no heartbeat) or events_lost."""
+        ends: dict[asyncio.Task[object], str] = {
+            asyncio.create_task(process.wait()): "exited",
+            asyncio.create_task(self._beat(handle)): "silent",
+            asyncio.create_task(self._listen(handle)): "events_lost",
+        }
+        try:
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            return ends[done.pop()]
+        finally:
+            for task in ends:
+                task.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
+
+    async def _beat(self, handle: NodeHandle) -> None:
+        """Ask for statistics at each heartbeat; returns after several in a row were missed."""
+        missed = 0
+        while missed < HEARTBEATS_MISSED:
+            try:
+                async with asyncio.timeout(max(self.heartbeat_s, 1.0) * 2):
+                    stats = await handle.client.stats()
+            except (MediaError, TimeoutError) as error:
+                missed += 1
+                log.warning(
+                    "node heartbeat missed node_id=%s count=%d cause=%s", handle.node_id, missed, error
+                )
+            else:
+                missed = 0
+                handle.stats = stats
+                if self.on_stats is not None:
+                    self.on_stats(handle, stats)
+            await asyncio.sleep(self.heartbeat_s)
+
+    async def _listen(self, handle: NodeHandle) -> None:
+        """Pass on the node's events; returns when the event stream ends or goes silent."""
+        try:
+            async for event in handle.client.events():
+                if self.on_event is not None:
+                    self.on_event(handle, event)
+        except MediaError as error:
+            log.warning("node events ended node_id=%s cause=%s", handle.node_id, error)
+
+
+async def _ready(process: Process, config: NodeConfig) -> int:
+    """Feed the configuration and wait for the ready line; returns the viewers' port. Raises NodeStartFailed."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(config.model_dump_json().encode() + b"\n")
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            await process.stdin.drain()
+            line = await process.stdout.readline()
+    except TimeoutError:
+        raise NodeStartFailed("no ready line in time") from None
+    except (ConnectionError, ValueError) as error:
+        raise NodeStartFailed(f"{type(error).__name__}") from error
+    if not line:
+        raise NodeStartFailed(f"exited with status {await process.wait()}")
+    return _viewer_port(line)
+
+
+def _viewer_port(line: bytes) -> int:
+    """The port in ``{"ready": true, "viewer_port": N}``. Raises NodeStartFailed for any other line."""
+    try:
+        ready = json.loads(line)
+        if ready["ready"] is True:
+            return int(ready["viewer_port"])
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise NodeStartFailed(f"unexpected first line {line[:80]!r}")
+
+
+async def _stop(process: Process) -> None:
+    """Close the child's input, send SIGTERM, and SIGKILL when it does not end in time."""
+    if process.stdin is not None:
+        process.stdin.close()
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

@@ -1,0 +1,86 @@
+"""One media session toward a device, as its owner (sessions.py) and its watchers see it. Plain state, few rules."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gateway.model import SessionInfo, SessionState
+from gateway.services.errors import PlayFailed
+from gateway.services.nodes import NodeHandle
+from media.specs import StreamReady
+from sip.endpoint import InviteSession
+
+LiveKey = tuple[str, str, int]
+"""device_id, channel_id, stream number (0 main)."""
+
+
+class Watcher(Protocol):
+    """Who holds on to a session, such as the relay to an upper platform. Both calls are short and synchronous.
+
+    ``session_moved`` says that the media node was lost and the picture runs again in another session; a
+    watcher that cannot follow does what it does in ``session_ended``.
+    """
+
+    def session_ended(self, session: LiveSession, cause: str) -> None: ...
+
+    def session_moved(self, session: LiveSession, successor: LiveSession) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class LiveSession:
+    """Shared by all viewers of one channel and stream number.
+
+    ``info`` is what the API shows. ``undo`` holds what must be given back, in the order it was taken.
+    """
+
+    key: LiveKey
+    info: SessionInfo
+    opened_mono: float
+    touched_mono: float
+    """When somebody last asked for the picture; an idle report just after that is looked at again."""
+    node: NodeHandle | None = None
+    dialog: InviteSession | None = None
+    undo: AsyncExitStack | None = None
+    opening: asyncio.Task[LiveSession] | None = None
+    ending: asyncio.Task[None] | None = None
+    picture: asyncio.Future[StreamReady] | None = None
+    waiting: int = 0
+    """play() calls that wait for the first picture."""
+    abort_cause: PlayFailed | None = None
+    watchers: list[Watcher] = field(default_factory=list)
+    missing_beats: int = 0
+    """Heartbeats in a row in which the node did not know our stream."""
+    idle_beats: int = 0
+    proof_mono: float = 0.0
+    packets_seen: int = 0
+
+    @property
+    def session_id(self) -> str:
+        return self.info.session_id
+
+    @property
+    def stream_id(self) -> str:
+        return self.info.stream_id
+
+    @property
+    def streaming(self) -> bool:
+        return self.info.state is SessionState.STREAMING
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Hold on to the session: it is not ended as idle, and the watcher hears how it ends. Returns the release."""
+        self.watchers.append(watcher)
+
+        def release() -> None:
+            if watcher in self.watchers:
+                self.watchers.remove(watcher)
+
+        return release
+
+    def fail_picture(self, failure: PlayFailed) -> None:
+        """End the wait for the first picture with ``failure``, if somebody still waits."""
+        if self.picture is not None and not self.picture.done():
+            self.picture.set_exception(failure)
