@@ -192,6 +192,30 @@ class SessionEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SessionFailed(Event):
+    """A wish to see a channel failed before its first picture. ``cause`` is one of PlayCause, ``detail`` for people."""
+
+    device_id: str
+    channel_id: str
+    cause: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFault(Event):
+    """A stream is not what was agreed, or is damaged: told once per stream and kind (quirks 27, 46).
+
+    ``kind``: ssrc_mismatch | media_mismatch | foreign_source | codec_changed.
+    """
+
+    device_id: str
+    channel_id: str
+    session_id: str
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class FirstPicture(Event):
     """The first key frame of a session arrived ``seconds`` after the wish to see it. ``kind``: live | playback | upper."""
 
