@@ -16,7 +16,43 @@ from sip.errors import LocalError
 _CODE = re.compile(r"\d{20}", re.ASCII)
 _DIVISION = re.compile(r"\d{2}|\d{4}|\d{6}|\d{8}", re.ASCII)
 PROVINCES = frozenset(
-    "11 12 13 14 15 21 22 23 31 32 33 34 35 36 37 41 42 43 44 45 46 50 51 52 53 54 61 62 63 64 65 71 81 82 91".split()
+    [
+        "11",
+        "12",
+        "13",
+        "14",
+        "15",
+        "21",
+        "22",
+        "23",
+        "31",
+        "32",
+        "33",
+        "34",
+        "35",
+        "36",
+        "37",
+        "41",
+        "42",
+        "43",
+        "44",
+        "45",
+        "46",
+        "50",
+        "51",
+        "52",
+        "53",
+        "54",
+        "61",
+        "62",
+        "63",
+        "64",
+        "65",
+        "71",
+        "81",
+        "82",
+        "91",
+    ]
 )
 
 
@@ -197,23 +233,61 @@ def township_key(civil_code: str, grassroots_code: str, device_id: str = "") -> 
     return None
 
 
-_INDUSTRIES = (
-    "public-security road,community,internal,other public security,traffic road,traffic checkpoint,"
-    "traffic internal,other traffic,city management,health and environment,inspection and customs,"
-    "education authority"
-).split(",")
+_INDUSTRIES = [
+    "public-security road",
+    "community",
+    "internal",
+    "other public security",
+    "traffic road",
+    "traffic checkpoint",
+    "traffic internal",
+    "other traffic",
+    "city management",
+    "health and environment",
+    "inspection and customs",
+    "education authority",
+]
 _INDUSTRIES_2022 = ("civil aviation", "railway", "shipping")
-_ENTERPRISES_2016 = (
-    "farming forestry fishery,mining,manufacturing,metallurgy,electric power,gas,construction,logistics,post,"
-    "information,lodging and catering,finance,real estate,business services,water,entertainment"
-).split(",")
-_ENTERPRISES_2022 = (
-    "farming forestry fishery,mining,manufacturing,electricity heat gas water,construction,wholesale and retail,"
-    "transport storage post,lodging and catering,information and software,finance,real estate,"
-    "leasing and business services,research and technical services,water environment public facilities,"
-    "residents' services and repair,education,health and social work,culture sports entertainment,"
-    "public administration,international organisations"
-).split(",")
+_ENTERPRISES_2016 = [
+    "farming forestry fishery",
+    "mining",
+    "manufacturing",
+    "metallurgy",
+    "electric power",
+    "gas",
+    "construction",
+    "logistics",
+    "post",
+    "information",
+    "lodging and catering",
+    "finance",
+    "real estate",
+    "business services",
+    "water",
+    "entertainment",
+]
+_ENTERPRISES_2022 = [
+    "farming forestry fishery",
+    "mining",
+    "manufacturing",
+    "electricity heat gas water",
+    "construction",
+    "wholesale and retail",
+    "transport storage post",
+    "lodging and catering",
+    "information and software",
+    "finance",
+    "real estate",
+    "leasing and business services",
+    "research and technical services",
+    "water environment public facilities",
+    "residents' services and repair",
+    "education",
+    "health and social work",
+    "culture sports entertainment",
+    "public administration",
+    "international organisations",
+]
 
 
 def industry_label(industry: str, *, edition_2022: bool) -> str:
@@ -281,17 +355,21 @@ class SsrcPool:
         heap, free = self._resting[kind], self._free[kind]
         while heap and heap[0][0] <= now:
             free.append(heapq.heappop(heap)[1])
-        while free:
-            ssrc = self._bases[kind] + free.popleft()
-            if ssrc not in self._leased:
-                self._leased.add(ssrc)
-                return ssrc
-        raise SsrcExhausted(f"no {kind} SSRC is free")
+        if not free:
+            raise SsrcExhausted(f"no {kind} SSRC is free")
+        ssrc = self._bases[kind] + free.popleft()
+        self._leased.add(ssrc)
+        return ssrc
 
     def reserve(self, ssrc: int) -> None:
         """Mark a value as in use that an earlier life of the process gave out (journal)."""
-        if self._kind(ssrc) is not None:
-            self._leased.add(ssrc)
+        kind = self._kind(ssrc)
+        if kind is None or ssrc in self._leased:
+            return
+        serial = ssrc - self._bases[kind]
+        self._leased.add(ssrc)
+        self._free[kind] = deque(other for other in self._free[kind] if other != serial)
+        self._resting[kind] = sorted(entry for entry in self._resting[kind] if entry[1] != serial)
 
     def release(self, ssrc: int, now: float) -> None:
         """Give a value back; it rests until ``now + rest_s``. Values that are not leased are ignored."""
@@ -299,9 +377,7 @@ class SsrcPool:
         if kind is None or ssrc not in self._leased:
             return
         self._leased.discard(ssrc)
-        serial = ssrc - self._bases[kind]
-        if serial not in self._free[kind]:
-            heapq.heappush(self._resting[kind], (now + self.rest_s, serial))
+        heapq.heappush(self._resting[kind], (now + self.rest_s, ssrc - self._bases[kind]))
 
     def _kind(self, ssrc: int) -> str | None:
         for kind, base in self._bases.items():

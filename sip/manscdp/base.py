@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Charset = Literal["UTF-8", "GB18030"]
 Root = Literal["Control", "Query", "Notify", "Response"]
@@ -78,7 +78,7 @@ class Element(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    extras: dict[str, Any] = {}
+    extras: dict[str, Any] = Field(default_factory=dict)
 
     def completed(self, edition: Edition) -> Self:
         """The element with what the edition makes mandatory filled in; called by the writer on every element."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Self
 
+from pydantic import Field
+
 from sip.ids import TypeKind, kind_of
 from sip.manscdp.base import Body, DeviceIdField, Edition, Element, ExtraInfo, Xml
 from sip.manscdp.types import no_null, on_off, upper
@@ -129,7 +131,9 @@ class CatalogResponse(Body, root="Response", cmd_type="Catalog", clause="A.2.6.4
     """One part of a catalog: ``sum_num`` counts all parts together, ``items`` are those of this message."""
 
     sum_num: Annotated[int, Xml("SumNum", always=True)] = 0
-    items: Annotated[list[CatalogItem], Xml("DeviceList", items="Item", num="Num")] = []
+    items: Annotated[list[CatalogItem], Xml("DeviceList", items="Item", num="Num")] = Field(
+        default_factory=list
+    )
     extra_info: ExtraInfo = ()
 
 
@@ -137,5 +141,7 @@ class CatalogNotify(Body, root="Notify", cmd_type="Catalog", clause="A.2.5.5", c
     """Changes of a catalog: ``sum_num`` equals the number of items of this message."""
 
     sum_num: Annotated[int, Xml("SumNum", always=True)] = 0
-    items: Annotated[list[CatalogItem], Xml("DeviceList", items="Item", num="Num")] = []
+    items: Annotated[list[CatalogItem], Xml("DeviceList", items="Item", num="Num")] = Field(
+        default_factory=list
+    )
     extra_info: ExtraInfo = ()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
+from pydantic import Field
+
 from sip.manscdp.base import Body, DeviceIdField, Element, ExtraInfo, Xml
 from sip.manscdp.types import ok_error, on_off, online_offline, upper
 
@@ -34,5 +36,5 @@ class DeviceStatusResponse(
     device_time: Annotated[datetime | None, Xml("DeviceTime")] = None
     alarm_status: Annotated[
         list[AlarmStatusItem], Xml("Alarmstatus", items="Item", num="Num", num_2016="num")
-    ] = []
+    ] = Field(default_factory=list)
     extra_info: ExtraInfo = ()

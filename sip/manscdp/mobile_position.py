@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
+from pydantic import Field
+
 from sip.manscdp.base import Body, Edition, Element, Xml
 
 V16, V22 = Edition.V2016, Edition.V2022
@@ -45,7 +47,9 @@ class MobilePositionNotify(
     direction: Annotated[float | None, Xml("Direction", edition=V16, digits=2)] = None
     altitude: Annotated[float | None, Xml("Altitude", edition=V16, digits=2)] = None
     sum_num: Annotated[int | None, Xml("SumNum", edition=V22)] = None
-    items: Annotated[list[PositionItem], Xml("DeviceList", items="Item", num="Num", edition=V22)] = []
+    items: Annotated[list[PositionItem], Xml("DeviceList", items="Item", num="Num", edition=V22)] = Field(
+        default_factory=list
+    )
 
     @property
     def places(self) -> list[PositionItem]:

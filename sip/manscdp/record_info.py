@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
+from pydantic import Field
+
 from sip.manscdp.base import Body, DeviceIdField, Edition, Element, ExtraInfo, Xml
 
 V22 = Edition.V2022
@@ -50,5 +52,7 @@ class RecordInfoResponse(
 
     name: Annotated[str, Xml("Name", always=True)] = ""
     sum_num: Annotated[int, Xml("SumNum", always=True)] = 0
-    items: Annotated[list[RecordItem], Xml("RecordList", items="Item", num="Num")] = []
+    items: Annotated[list[RecordItem], Xml("RecordList", items="Item", num="Num")] = Field(
+        default_factory=list
+    )
     extra_info: ExtraInfo = ()

@@ -141,7 +141,7 @@ def _fill(
 ) -> None:
     fields = plan.fields
     for child in node:
-        tag = cast(str, child.tag)
+        tag = child.tag
         found = fields.get(tag)
         if found is None:
             name = _local(tag)
