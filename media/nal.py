@@ -41,6 +41,11 @@ class SpsInfo:
     level: int
     num_reorder_frames: int | None
     codec_string: str
+    chroma_format: int = 1
+    bit_depth_luma: int = 8
+    bit_depth_chroma: int = 8
+    interlaced: bool = False
+    """H.264 frame_mbs_only_flag is 0: an access unit may be one field of a picture."""
 
 
 def split_annexb(data: bytes) -> list[bytes]:
@@ -112,11 +117,16 @@ def has_b_slices(codec: Codec, data: bytes) -> bool:
     return False
 
 
+def unescape(payload: bytes) -> bytes:
+    """A NAL unit's payload without the emulation prevention bytes (7.3.1)."""
+    return payload.replace(b"\x00\x00\x03", b"\x00\x00")
+
+
 class _Bits:
     """Reads an RBSP bit by bit; emulation prevention bytes are taken out first."""
 
     def __init__(self, payload: bytes) -> None:
-        rbsp = payload.replace(b"\x00\x00\x03", b"\x00\x00")
+        rbsp = unescape(payload)
         self._value = int.from_bytes(rbsp, "big")
         self._left = len(rbsp) * 8
 
@@ -155,7 +165,7 @@ def parse_sps_h264(unit: bytes) -> SpsInfo:
     bits = _Bits(unit[1:])
     profile, constraints, level = bits.u(8), bits.u(8), bits.u(8)
     bits.ue()  # seq_parameter_set_id
-    chroma, separate_planes = _h264_chroma(bits) if profile in _HIGH_PROFILES else (1, False)
+    chroma, separate_planes, depths = _h264_chroma(bits) if profile in _HIGH_PROFILES else (1, False, (8, 8))
     bits.ue()  # log2_max_frame_num_minus4
     order_type = _h264_picture_order(bits)
     bits.ue()  # max_num_ref_frames
@@ -173,20 +183,34 @@ def parse_sps_h264(unit: bytes) -> SpsInfo:
         height -= (bits.ue() + bits.ue()) * step_y
     width, height = _checked_size(width, height)
     reorder = _h264_reorder(bits, profile, constraints, order_type)
-    return SpsInfo(width, height, profile, level, reorder, f"avc1.{profile:02x}{constraints:02x}{level:02x}")
+    name = f"avc1.{profile:02x}{constraints:02x}{level:02x}"
+    return SpsInfo(width, height, profile, level, reorder, name, chroma, *depths, interlaced=not frame_only)
 
 
-def _h264_chroma(bits: _Bits) -> tuple[int, bool]:
-    chroma = bits.ue()
+def _h264_chroma(bits: _Bits) -> tuple[int, bool, tuple[int, int]]:
+    chroma = _chroma_format(bits)
     separate = chroma == 3 and bits.flag()
-    bits.ue()  # bit_depth_luma_minus8
-    bits.ue()  # bit_depth_chroma_minus8
+    depths = _bit_depths(bits)
     bits.flag()  # qpprime_y_zero_transform_bypass_flag
     if bits.flag():  # seq_scaling_matrix_present_flag
         for index in range(12 if chroma == 3 else 8):
             if bits.flag():
                 _skip_scaling_list(bits, 16 if index < 6 else 64)
-    return chroma, separate
+    return chroma, separate, depths
+
+
+def _chroma_format(bits: _Bits) -> int:
+    chroma = bits.ue()
+    if chroma > 3:
+        raise NalError(f"chroma_format_idc {chroma}")
+    return chroma
+
+
+def _bit_depths(bits: _Bits) -> tuple[int, int]:
+    luma, chroma = bits.ue() + 8, bits.ue() + 8
+    if max(luma, chroma) > 16:
+        raise NalError(f"bit depths {luma} and {chroma}")
+    return luma, chroma
 
 
 def _skip_scaling_list(bits: _Bits, size: int) -> None:
@@ -279,7 +303,7 @@ def parse_sps_h265(unit: bytes) -> SpsInfo:
     compatibility, constraints, level = bits.u(32), bits.u(48), bits.u(8)
     _skip_sub_layers(bits, sub_layers)
     bits.ue()  # sps_seq_parameter_set_id
-    chroma = bits.ue()
+    chroma = _chroma_format(bits)
     if chroma == 3:
         bits.flag()  # separate_colour_plane_flag
     width, height = bits.ue(), bits.ue()
@@ -288,8 +312,7 @@ def parse_sps_h265(unit: bytes) -> SpsInfo:
         width -= (bits.ue() + bits.ue()) * step_x
         height -= (bits.ue() + bits.ue()) * step_y
     width, height = _checked_size(width, height)
-    bits.ue()  # bit_depth_luma_minus8
-    bits.ue()  # bit_depth_chroma_minus8
+    depths = _bit_depths(bits)
     bits.ue()  # log2_max_pic_order_cnt_lsb_minus4
     reorder = 0
     for _ in range(sub_layers + 1 if bits.flag() else 1):
@@ -297,7 +320,7 @@ def parse_sps_h265(unit: bytes) -> SpsInfo:
         reorder = bits.ue()
         bits.ue()  # sps_max_latency_increase_plus1
     name = _hevc_string(profile_space, tier, profile, compatibility, constraints, level)
-    return SpsInfo(width, height, profile, level, reorder, name)
+    return SpsInfo(width, height, profile, level, reorder, name, chroma, *depths)
 
 
 def _skip_sub_layers(bits: _Bits, count: int) -> None:

@@ -340,5 +340,5 @@ def tone(seconds: float, codec: Codec = Codec.PCMA) -> list[AccessUnit]:
     units = []
     for index in range(round(seconds / AUDIO_UNIT_S)):
         start = index * samples % AUDIO_RATE_HZ
-        units.append(AccessUnit(codec, index * ticks, index * ticks, True, second[start : start + samples]))
+        units.append(AccessUnit(codec, index * ticks, index * ticks, False, second[start : start + samples]))
     return units
