@@ -7,11 +7,11 @@ from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.engine import RowMapping
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.services.access import Role, Token, User, WebSession
-from gateway.services.audit import AuditEntry
+from gateway.services.audit import AuditEntry, AuditNotWritten
 from gateway.storage.schema import api_tokens, audit, users, web_sessions
 
 
@@ -161,8 +161,11 @@ class UserStore:
             "result": entry.result[:64],
             "detail": entry.detail,
         }
-        async with self._engine.begin() as connection:
-            await connection.execute(insert(audit).values(row))
+        try:
+            async with self._engine.begin() as connection:
+                await connection.execute(insert(audit).values(row))
+        except SQLAlchemyError as error:
+            raise AuditNotWritten(type(error).__name__) from error
 
     async def audit_entries(self, *, before: int | None, limit: int) -> list[AuditEntry]:
         """Newest first; ``before`` is the number of the last entry of the page before."""

@@ -1,0 +1,253 @@
+"""Devices over HTTP: enter, list, change, remove, and ask for their catalog."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal, Protocol
+
+from pydantic import Field, SecretStr
+
+from gateway.credentials import DeviceSecret
+from gateway.errors import DeviceIsOffline
+from gateway.http.errors import Problem, not_found
+from gateway.http.routes import Call, Model, View, route
+from gateway.http.server import note_audit
+from gateway.http.views import AnyCode, Code, DeviceView, Page, device_view
+from gateway.model import Device, DeviceKind, Profile, State
+from gateway.registry import Registry, device_kind
+from gateway.services.access import Role
+from sip.ids import parse_code
+
+YIELD_EVERY = 2000
+"""Records looked at between two turns of the loop, so that a long list delays no SIP answer."""
+
+
+class CatalogService(Protocol):
+    """The part of the catalog service that asks a device now."""
+
+    def refresh(self, device_id: str) -> object: ...
+
+
+class ProfileChange(Model):
+    """Fields left out stay; null goes back to the default."""
+
+    media_transport: Literal["udp", "tcp_passive", "tcp_active"] | None = None
+    charset: Literal["GB2312", "GB18030", "UTF-8"] | None = None
+    send_date: bool | None = None
+    sdp_form: Literal["standard", "long", "plain"] | None = None
+    reply_to_source: bool | None = None
+    stream_number_dialect: str | None = Field(default=None, pattern=r"^[a-z0-9_]{1,32}$")
+
+
+class DeviceCreate(Model):
+    device_id: Code
+    name: str = Field(default="", max_length=255)
+    password: SecretStr | None = Field(
+        default=None,
+        min_length=1,
+        max_length=128,
+        description="Its own digest password; only hashes are kept. Without one the domain password holds.",
+    )
+    digest_username: str = Field(
+        default="", max_length=64, description="When the device logs in under another name than its code."
+    )
+    profile: ProfileChange = ProfileChange()
+
+
+class DeviceChange(Model):
+    """Fields left out stay as they are."""
+
+    name: str | None = Field(default=None, max_length=255)
+    password: SecretStr | None = Field(default=None, min_length=1, max_length=128)
+    digest_username: str = Field(default="", max_length=64)
+    remove_password: bool = Field(default=False, description="From now on the domain password holds.")
+    profile: ProfileChange | None = None
+
+
+class DeviceFilter(Page):
+    state: State | None = None
+    kind: DeviceKind | None = None
+    provisioned: bool | None = None
+    q: str = Field(default="", max_length=64, description="Part of the code, name, manufacturer or address.")
+
+
+class DeviceList(View):
+    total: int = Field(description="Devices that match, on all pages.")
+    items: list[DeviceView]
+
+
+class CatalogAsked(View):
+    device_id: str
+    detail: str
+
+
+class DeviceResource:
+    """``realm`` is the digest realm in which passwords are hashed."""
+
+    def __init__(self, *, registry: Registry, catalog: CatalogService, realm: str) -> None:
+        self._registry = registry
+        self._catalog = catalog
+        self._realm = realm
+
+    @route("GET", "/api/devices", summary="List devices", role=Role.VIEWER, tag="devices")
+    async def list(self, call: Call, query: DeviceFilter) -> DeviceList:
+        """In the order of their codes."""
+        wanted = _matcher(query)
+        found = sorted((d for d in self._registry.devices.values() if wanted(d)), key=lambda d: d.device_id)
+        page = []
+        for device in found[query.offset : query.offset + query.limit]:
+            page.append(self._view(device))
+            if len(page) % 50 == 0:
+                await asyncio.sleep(0)
+        return DeviceList(total=len(found), items=page)
+
+    @route(
+        "POST",
+        "/api/devices",
+        summary="Enter a device before it registers",
+        role=Role.OPERATOR,
+        status=201,
+        tag="devices",
+        errors=(409,),
+        audited="device.create",
+    )
+    async def create(self, call: Call, body: DeviceCreate) -> DeviceView:
+        note_audit(call, target=body.device_id)
+        if body.device_id in self._registry.devices:
+            raise Problem(409, f"device {body.device_id} exists already", cause="exists", field="device_id")
+        code = parse_code(body.device_id)
+        device = Device(
+            device_id=body.device_id,
+            name=body.name,
+            kind=device_kind(code.type if code is not None else None),
+            provisioned=True,
+            profile=_changed_profile(Profile(), body.profile),
+        )
+        secret = self._secret(body.device_id, body.password, body.digest_username)
+        self._registry.put_device(device, secret=secret)
+        call.headers["Location"] = f"/api/devices/{body.device_id}"
+        return self._view(device)
+
+    @route(
+        "GET",
+        "/api/devices/{device_id}",
+        summary="Show one device",
+        role=Role.VIEWER,
+        tag="devices",
+        errors=(404,),
+    )
+    async def show(self, call: Call, device_id: AnyCode) -> DeviceView:
+        return self._view(self._device(device_id))
+
+    @route(
+        "PATCH",
+        "/api/devices/{device_id}",
+        summary="Change a device",
+        role=Role.OPERATOR,
+        tag="devices",
+        errors=(404,),
+        audited="device.change",
+    )
+    async def change(self, call: Call, device_id: AnyCode, body: DeviceChange) -> DeviceView:
+        """Name, password and profile. A new password holds from the next registration."""
+        note_audit(call, detail="fields: " + " ".join(sorted(body.model_fields_set)))
+        device = self._device(device_id)
+        if body.password is not None and body.remove_password:
+            raise Problem(422, "set or remove, not both", cause="invalid_input", field="remove_password")
+        values: dict[str, Any] = {"provisioned": True}
+        if body.name is not None:
+            values["name"] = body.name
+        if body.profile is not None:
+            values["profile"] = _changed_profile(device.profile, body.profile)
+        self._registry.update_device(device_id, **values)
+        if body.password is not None:
+            self._registry.set_secret(device_id, self._secret(device_id, body.password, body.digest_username))
+        elif body.remove_password:
+            self._registry.set_secret(device_id, None)
+        return self._view(device)
+
+    @route(
+        "DELETE",
+        "/api/devices/{device_id}",
+        summary="Forget a device and its channels",
+        role=Role.OPERATOR,
+        status=204,
+        tag="devices",
+        errors=(404,),
+        audited="device.remove",
+    )
+    async def remove(self, call: Call, device_id: AnyCode) -> None:
+        """It may register again unless its password is refused."""
+        if not self._registry.remove_device(device_id):
+            raise not_found(f"device {device_id}")
+
+    @route(
+        "POST",
+        "/api/devices/{device_id}/catalog",
+        summary="Ask the device for its catalog now",
+        role=Role.OPERATOR,
+        status=202,
+        tag="devices",
+        errors=(404, 409),
+        audited="device.catalog",
+    )
+    async def catalog(self, call: Call, device_id: AnyCode) -> CatalogAsked:
+        """Returns at once; the event `catalog_collected` tells the outcome."""
+        device = self._device(device_id)
+        if not device.online:
+            raise DeviceIsOffline(f"device {device_id} is offline")
+        self._catalog.refresh(device_id)
+        return CatalogAsked(device_id=device_id, detail="asked")
+
+    def _device(self, device_id: str) -> Device:
+        device = self._registry.devices.get(device_id)
+        if device is None:
+            raise not_found(f"device {device_id}")
+        return device
+
+    def _view(self, device: Device) -> DeviceView:
+        channels = self._registry.channels(device.device_id)
+        online = sum(map(self._registry.channel_online, channels.values())) if device.online else 0
+        return device_view(
+            device,
+            password_set=device.device_id in self._registry.secrets,
+            channels=len(channels),
+            channels_online=online,
+        )
+
+    def _secret(self, device_id: str, password: SecretStr | None, username: str) -> DeviceSecret | None:
+        if password is None:
+            return None
+        return DeviceSecret.of_password(device_id, self._realm, password.get_secret_value(), username)
+
+
+def _changed_profile(profile: Profile, change: ProfileChange) -> Profile:
+    """The profile with the fields that were sent; null means the default."""
+    default = Profile()
+    values = {
+        name: value if (value := getattr(change, name)) is not None else getattr(default, name)
+        for name in change.model_fields_set
+    }
+    return replace(profile, **values)
+
+
+def _matcher(query: DeviceFilter) -> Callable[[Device], bool]:
+    text = query.q.casefold()
+
+    def matches(device: Device) -> bool:
+        if query.state is not None and device.state is not query.state:
+            return False
+        if query.kind is not None and device.kind is not query.kind:
+            return False
+        if query.provisioned is not None and device.provisioned is not query.provisioned:
+            return False
+        if not text:
+            return True
+        host = device.flow.host if device.flow is not None else ""
+        return any(
+            text in part.casefold() for part in (device.device_id, device.name, device.manufacturer, host)
+        )
+
+    return matches
