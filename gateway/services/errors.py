@@ -65,25 +65,32 @@ _SIP_STATUS: dict[PlayCause, int] = {
 }
 
 
-class PlayFailed(Exception):
-    """No picture. ``device_status`` is the SIP status the device refused with, 0 when it sent none.
+class PlayFailed(GatewayError):
+    """No picture: ``cause`` (a PlayCause) is the label, ``status`` the HTTP status, ``sip_status`` the one for uppers.
 
-    ``open_streams`` is how many streams of this device were open at that moment (for "busy" messages).
+    ``device_status`` is the SIP status the device refused with, 0 when it sent none. ``open_streams`` is how
+    many streams of this device were open at that moment (for "busy" messages, quirk 34). ``other_way`` says
+    that another transport or form of the offer may succeed.
     """
 
+    cause: PlayCause
+
     def __init__(
-        self, cause: PlayCause, detail: str, *, device_status: int = 0, open_streams: int = 0
+        self,
+        cause: PlayCause,
+        detail: str,
+        *,
+        device_status: int = 0,
+        open_streams: int = 0,
+        other_way: bool = False,
     ) -> None:
         super().__init__(f"{cause.value}: {detail}")
         self.cause = cause
+        self.status = _HTTP_STATUS[cause]
         self.detail = detail
         self.device_status = device_status
         self.open_streams = open_streams
-
-    @property
-    def status(self) -> int:
-        """HTTP status for the API."""
-        return _HTTP_STATUS[self.cause]
+        self.other_way = other_way
 
     @property
     def sip_status(self) -> int:

@@ -23,7 +23,8 @@ from pathlib import Path
 
 from config.settings import MediaSettings
 from gateway.services.errors import PlayCause, PlayFailed
-from media.client import MediaClient, MediaError
+from media.client import MediaClient
+from media.errors import MediaError
 from media.specs import NodeConfig, NodeEvent, NodeStats
 
 log = logging.getLogger(__name__)

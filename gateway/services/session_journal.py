@@ -46,28 +46,37 @@ class _Orphan:
     dialog: dict[str, Any]
 
 
+@dataclass(slots=True)
+class _Orphan:
+    call_id: str
+    ssrc: int
+    dialog: dict[str, Any]
+
+
 class DialogJournal:
     """Keeps confirmed INVITE dialogs on record while they live and ends those that a crash left behind."""
 
-    def __init__(self, *, journal: Journal, endpoint: OrphanEnder, ssrc_pool: SsrcPool, clock: Clock) -> None:
+    def __init__(
+        self, *, journal: Journal, endpoint: OrphanEnder, ssrc_pool: SsrcPool, clock: Clock | None = None
+    ) -> None:
         self._journal = journal
         self._endpoint = endpoint
         self._ssrc_pool = ssrc_pool
-        self._clock = clock
+        self._clock = clock or Clock()
         self._waiting: dict[str, list[_Orphan]] = defaultdict(list)
         self._slots = asyncio.Semaphore(ATTEMPTS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self.orphans_found = 0
         self.orphans_ended = 0
 
-    def put(self, session_id: str, device_id: str, channel_id: str, dialog: dict[str, Any]) -> None:
-        """Remember a confirmed dialog. Raises nothing: the write happens later."""
-        self._journal.put(
-            KIND, session_id, {"device_id": device_id, "channel_id": channel_id, "dialog": dialog}
-        )
+    def put(self, device_id: str, channel_id: str, ssrc: int, dialog: dict[str, Any]) -> None:
+        """Remember a confirmed dialog with the SSRC it uses; written to storage in the background."""
+        state = {"device_id": device_id, "channel_id": channel_id, "ssrc": ssrc, "dialog": dialog}
+        self._journal.put(KIND, str(dialog["call_id"]), state)
 
-    def remove(self, session_id: str) -> None:
-        self._journal.remove(KIND, session_id)
+    def remove(self, call_id: str) -> None:
+        """The dialog is over: its BYE was answered, or given up."""
+        self._journal.remove(KIND, call_id)
 
     async def end_orphans(self) -> None:
         """At start: BYE for every dialog on record; those over TCP wait for their device.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.services.errors import PlayCause, PlayFailed
-from media.client import MediaError
+from media.errors import MediaError
 from media.specs import StreamStats
 
 BUSY = frozenset({486, 503, 600, 603})

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -38,7 +37,7 @@ from gateway.services.session_offer import Answer, Rung, build_offer, ladder, re
 from gateway.services.session_record import LiveKey, LiveSession, Watcher
 from gateway.services.session_verdict import diagnose, media_failure, refusal, silence
 from media import tickets
-from media.client import MediaError
+from media.errors import MediaError
 from media.specs import (
     KeyFrameWanted,
     NodeEvent,
@@ -296,7 +295,7 @@ class Sessions:
             raise PlayFailed(PlayCause.NOT_FOUND, f"session {session_id} is not known")
         await asyncio.shield(self.end(session, cause))
 
-    def list(self) -> list[SessionInfo]:
+    def infos(self) -> list[SessionInfo]:
         """Sessions that are opening, streaming or ending. Viewer counts are a node heartbeat old."""
         return [session.info for session in self._sessions.values()]
 
@@ -339,12 +338,12 @@ class Sessions:
                     failures.append((rung, PlayFailed(PlayCause.INVITE_TIMEOUT, "the deadline passed")))
                 except PlayFailed as failure:
                     failures.append((rung, failure))
-                rung, failure = failures[-1]
+                tried, reason = failures[-1]
                 log.warning(
                     "play try failed device_id=%s channel_id=%s transport=%s form=%s cause=%s detail=%s",
-                    *(*session.key[:2], rung.transport.value, rung.form, failure.cause.value, failure.detail),
+                    *(*session.key[:2], tried.transport.value, tried.form, reason.cause.value, reason.detail),
                 )
-                if not failure.other_way or deadline - self._loop_time() < SHORT_TRY_S:
+                if not reason.other_way or deadline - self._loop_time() < SHORT_TRY_S:
                     break
             remember(self._registry, device, rungs[0], rungs[0], works=False)
             raise _most_telling(failures)
@@ -407,13 +406,15 @@ class Sessions:
                     stream_number=stream_number,
                 )
                 timeout_s = min(settings.invite_timeout_s, deadline - self._loop_time())
-                dialog = await self._invite(device, channel_id, offer, ssrc, timeout_s)
+                dialog = await self._invite(device, channel_id, offer.to_bytes(), ssrc, timeout_s)
                 undo.push_async_callback(self._hang_up, session, dialog)
                 session.dialog, info.call_id = dialog, dialog.call_id
                 dialog.ended.add_done_callback(lambda _: self._dialog_ended(session, dialog))
                 self._journal.put(device.device_id, channel_id, ssrc, dialog.snapshot())
 
-                answer = read_answer(dialog.remote_sdp, rung=rung, offered_ssrc=ssrc, peer_host=flow.host)
+                answer = read_answer(
+                    dialog.remote_sdp, offer=offer, rung=rung, offered_ssrc=ssrc, peer_host=flow.host
+                )
                 await self._learn(session, node, answer)
             except MediaError as error:
                 raise media_failure(error) from error

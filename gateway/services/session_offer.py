@@ -1,0 +1,124 @@
+"""What we offer a device and what its answer means for the receiver; the ladder of transports to try (quirk 30)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.model import Device, Profile
+from gateway.registry import Registry
+from gateway.services.errors import PlayCause, PlayFailed
+from media.specs import PayloadFormat, Transport
+from sip import sdp
+from sip.errors import RemoteError
+from sip.manscdp import Edition
+
+REFUSED_LABELS = frozenset({"port_0", "transport", "setup", "no_media", "direction", "no_sdp"})
+"""Answers another transport may cure; a payload under a vendor's name it will not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One way to ask: transport and form of the SDP (standard | long | plain)."""
+
+    transport: Transport
+    form: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the receiver must be told. None: nothing new."""
+
+    ssrc: int | None = None
+    remote_host: str | None = None
+    remote_port: int | None = None
+    payloads: tuple[PayloadFormat, ...] | None = None
+
+
+def ladder(profile: Profile, default: Transport, pinned: Transport | None) -> list[Rung]:
+    """Ways to try, in order, each at most once: the device's own (else the gateway's default), UDP, TCP passive,
+    TCP active, then the long payload list over the first one.
+
+    ``pinned`` by the caller: that one alone. The plain form has no variants: it is an operator's explicit choice.
+    """
+    form = profile.sdp_form
+    if pinned is not None:
+        return [Rung(pinned, form)]
+    first = Transport(profile.media_transport) if profile.media_transport else default
+    transports = [first, Transport.UDP, Transport.TCP_PASSIVE, Transport.TCP_ACTIVE]
+    rungs = [Rung(transport, form) for transport in dict.fromkeys(transports)]
+    return [*rungs, Rung(first, "long")] if form == "standard" else rungs
+
+
+def remember(registry: Registry, device: Device, rung: Rung, first: Rung, *, works: bool) -> None:
+    """Note in the device's profile which rung works, unless an operator chose (``media_transport_learned`` false).
+
+    A learned way that stopped working is forgotten, so that the next play starts from the default.
+    """
+    profile = device.profile
+    if profile.media_transport is not None and not profile.media_transport_learned:
+        return
+    if works and rung != first:
+        profile.media_transport, profile.sdp_form = rung.transport.value, rung.form
+    elif not works and profile.media_transport_learned:
+        profile.media_transport, profile.sdp_form = None, "standard"
+    else:
+        return
+    profile.media_transport_learned = works
+    registry.put_device(device)
+
+
+def build_offer(
+    *, own_id: str, address: str, port: int, ssrc: int, rung: Rung, device: Device, stream_number: int
+) -> sdp.SessionDescription:
+    """The live offer for this device (GB/T 28181-2022 9.2.3, annex G).
+
+    A stream number is written only when it says something: a sub stream, or a dialect set for the device (G192).
+    """
+    dialect = device.profile.stream_number_dialect
+    edition = Edition.from_header(device.edition)
+    wanted = stream_number > 0 or dialect != "streamnumber" or edition is Edition.V2022
+    return sdp.live_offer(
+        own_id=own_id,
+        address=address,
+        port=port,
+        ssrc=ssrc,
+        transport=rung.transport.value,
+        edition=edition,
+        stream_number=stream_number if wanted else None,
+        form=rung.form,
+        stream_dialect=dialect,
+    )
+
+
+def read_answer(
+    body: bytes, *, offer: sdp.SessionDescription, rung: Rung, offered_ssrc: int, peer_host: str
+) -> Answer:
+    """Check the body of the 200 (G190, G199, G234; quirks 27, 30, 41). Raises PlayFailed(sdp_not_accepted).
+
+    ``peer_host`` is where the device's signalling comes from: media are held to that host only when the answer
+    names the same one, because behind NAT, or with a media server of its own, a device names another.
+    """
+    try:
+        answer = sdp.read_answer(body, offer)
+    except RemoteError as error:
+        raise PlayFailed(
+            PlayCause.SDP_NOT_ACCEPTED,
+            f"the answer cannot be used: {error}",
+            device_status=200,
+            other_way=error.label in REFUSED_LABELS,
+        ) from error
+    ssrc = answer.ssrc or None  # y=0000000000 names no SSRC (quirk 28)
+    payloads = tuple(
+        PayloadFormat(number=p.number, encoding=p.encoding, clock_rate_hz=p.clock_rate_hz)
+        for p in answer.payloads
+    )
+    if rung.transport is Transport.TCP_ACTIVE:
+        host, port = answer.host or peer_host, answer.port
+    else:
+        host, port = (answer.host if answer.host == peer_host else None), None
+    return Answer(
+        ssrc=ssrc if ssrc != offered_ssrc else None,
+        remote_host=host,
+        remote_port=port,
+        payloads=payloads if body.strip() else None,
+    )
