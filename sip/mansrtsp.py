@@ -9,11 +9,14 @@ from sip.errors import ParseError
 
 CONTENT_TYPE = "Application/MANSRTSP"
 MAX_BYTES = 4096
-_REQUEST = re.compile(r"([A-Za-z]+)\s+(?:[^\s]+\s+)?(?:MANS)?RTSP/\d\.\d", re.IGNORECASE)
-_RESPONSE = re.compile(r"(?:MANS)?RTSP/\d\.\d\s+(\d{3})(?:\s+(.*))?", re.IGNORECASE)
-_NPT = re.compile(r"npt\s*=\s*(now|\d+(?:\.\d+)?)?\s*-\s*(now|\d+(?:\.\d+)?)?", re.IGNORECASE)
+_REQUEST = re.compile(r"([A-Za-z]{1,16})\s{1,8}(?:\S{1,200}\s{1,8})?(?:MANS)?RTSP/\d\.\d", re.IGNORECASE)
+_RESPONSE = re.compile(r"(?:MANS)?RTSP/\d\.\d\s{1,8}(\d{3})(?:\s{1,8}(.*))?", re.IGNORECASE)
+_NPT = re.compile(
+    r"npt\s*+=\s*+(now|\d{1,9}(?:\.\d{1,6})?)?\s*+-\s*+(now|\d{1,9}(?:\.\d{1,6})?)?", re.IGNORECASE
+)
 _SMPTE = re.compile(
-    r"smpte(?:-\d+)?\s*=\s*(\d+):(\d+):(\d+)(?::\d+)?\s*-\s*(?:(\d+):(\d+):(\d+)(?::\d+)?)?", re.IGNORECASE
+    r"smpte(?:-\d{1,3})?\s*+=\s*+(\d{1,4}):(\d{1,2}):(\d{1,2})(?::\d{1,3})?\s*+-\s*+(?:(\d{1,4}):(\d{1,2}):(\d{1,2}))?",
+    re.IGNORECASE,
 )
 METHODS = frozenset({"PLAY", "PAUSE", "TEARDOWN"})
 
@@ -148,12 +151,12 @@ def _range(text: str | None) -> Range | None:
     smpte = _SMPTE.match(text)
     if smpte is None:
         return None
-    hour, minute, second = (int(part[:6]) for part in smpte.groups()[:3])
+    hour, minute, second = (int(part) for part in smpte.groups()[:3])
     start = hour * 3600.0 + minute * 60 + second
     if smpte[4] is None:
         return Range(start)
-    return Range(start, int(smpte[4][:6]) * 3600.0 + int(smpte[5][:6]) * 60 + int(smpte[6][:6]))
+    return Range(start, int(smpte[4]) * 3600.0 + int(smpte[5]) * 60 + int(smpte[6]))
 
 
 def _seconds(text: str | None) -> float | None:
-    return None if not text or text.lower() == "now" else float(text[:15])
+    return None if not text or text.lower() == "now" else float(text)

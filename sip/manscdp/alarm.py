@@ -39,7 +39,7 @@ class AlarmNotify(
     extra_info: ExtraInfo = ()
 
 
-class AlarmResponse(Body, root="Response", cmd_type="Alarm", clause="A.2.6.2", checks=("G141",)):
+class AlarmResponse(Body, root="Response", cmd_type="Alarm", clause="A.2.6", checks=("G141",)):
     """The receiver's answer to an alarm, with the alarm's SN."""
 
     result: Annotated[str, Xml("Result", always=True, read=ok_error)] = "OK"

@@ -1,4 +1,4 @@
-"""Broadcast: ask a device to fetch sound from us (2022 A.2.5.7 and A.2.6, 9.12)."""
+"""Broadcast: ask a device to fetch sound from us (2022 A.2.5, A.2.6, 9.12)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sip.manscdp.base import Body, Xml
 from sip.manscdp.types import ok_error
 
 
-class BroadcastNotify(Body, root="Notify", cmd_type="Broadcast", clause="A.2.5.7", checks=("G250",)):
+class BroadcastNotify(Body, root="Notify", cmd_type="Broadcast", clause="A.2.5", checks=("G250",)):
     """``source_id`` is the sound's input, ``target_id`` the output or its device. There is no DeviceID."""
 
     device_id: Annotated[str, Xml("DeviceID")] = ""
@@ -16,9 +16,7 @@ class BroadcastNotify(Body, root="Notify", cmd_type="Broadcast", clause="A.2.5.7
     target_id: Annotated[str, Xml("TargetID", always=True)] = ""
 
 
-class BroadcastResponse(
-    Body, root="Response", cmd_type="Broadcast", clause="A.2.6.11", checks=("G250", "G256")
-):
+class BroadcastResponse(Body, root="Response", cmd_type="Broadcast", clause="A.2.6", checks=("G250", "G256")):
     """``device_id`` is the sound output."""
 
     result: Annotated[str, Xml("Result", always=True, read=ok_error)] = "OK"

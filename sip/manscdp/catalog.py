@@ -137,7 +137,7 @@ class CatalogResponse(Body, root="Response", cmd_type="Catalog", clause="A.2.6.4
     extra_info: ExtraInfo = ()
 
 
-class CatalogNotify(Body, root="Notify", cmd_type="Catalog", clause="A.2.5.5", checks=("G108", "G111")):
+class CatalogNotify(Body, root="Notify", cmd_type="Catalog", clause="A.2.5", checks=("G108", "G111")):
     """Changes of a catalog: ``sum_num`` equals the number of items of this message."""
 
     sum_num: Annotated[int, Xml("SumNum", always=True)] = 0

@@ -1,4 +1,4 @@
-"""CruiseTrackQuery: the points of one cruise track (2022 A.2.4.12, A.2.6.14)."""
+"""CruiseTrackQuery: the points of one cruise track (2022 A.2.4.12, A.2.6)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CruiseTrackQuery(
 
 
 class CruiseTrackResponse(
-    Body, root="Response", cmd_type="CruiseTrackQuery", clause="A.2.6.14", edition=V22, checks=("G129",)
+    Body, root="Response", cmd_type="CruiseTrackQuery", clause="A.2.6", edition=V22, checks=("G129",)
 ):
     """One track with its points; ``sum_num`` counts all points."""
 

@@ -1,4 +1,4 @@
-"""CruiseTrackListQuery: the cruise tracks of a camera (2022 A.2.4.11, A.2.6.13)."""
+"""CruiseTrackListQuery: the cruise tracks of a camera (2022 A.2.4.11, A.2.6)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CruiseTrackListQuery(
 
 
 class CruiseTrackListResponse(
-    Body, root="Response", cmd_type="CruiseTrackListQuery", clause="A.2.6.13", edition=V22, checks=("G129",)
+    Body, root="Response", cmd_type="CruiseTrackListQuery", clause="A.2.6", edition=V22, checks=("G129",)
 ):
     """The tracks of one message; ``sum_num`` counts all."""
 

@@ -44,9 +44,7 @@ class DeviceConfig(
     snapshot: Annotated[SnapShotConfig | None, Xml("SnapShotConfig", also=("SnapShot",), edition=V22)] = None
 
 
-class DeviceConfigResponse(
-    Body, root="Response", cmd_type="DeviceConfig", clause="A.2.6.10", checks=("G158",)
-):
+class DeviceConfigResponse(Body, root="Response", cmd_type="DeviceConfig", clause="A.2.6", checks=("G158",)):
     """Outcome of a DeviceConfig."""
 
     result: Annotated[str, Xml("Result", always=True, read=ok_error)] = "OK"

@@ -92,7 +92,7 @@ class DeviceControl(
 
 
 class DeviceControlResponse(
-    Body, root="Response", cmd_type="DeviceControl", clause="A.2.6.2", checks=("G158",)
+    Body, root="Response", cmd_type="DeviceControl", clause="A.2.6", checks=("G158",)
 ):
     """Outcome of a control command that has one."""
 

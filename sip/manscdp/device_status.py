@@ -1,4 +1,4 @@
-"""DeviceStatus: is the device well, does it encode and record, what time is it there (2022 A.2.4.2, A.2.6.6)."""
+"""DeviceStatus: is the device well, does it encode and record, what time is it there (2022 A.2.4, A.2.6.6)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class AlarmStatusItem(Element):
     duty_status: Annotated[str, Xml("DutyStatus", always=True, read=upper)] = ""
 
 
-class DeviceStatusQuery(Body, root="Query", cmd_type="DeviceStatus", clause="A.2.4.2", checks=("G125",)):
+class DeviceStatusQuery(Body, root="Query", cmd_type="DeviceStatus", clause="A.2.4", checks=("G125",)):
     """Ask a device, or a platform about a channel, for its state."""
 
 

@@ -1,4 +1,4 @@
-"""DeviceUpgradeResult: how a firmware upgrade went (2022 A.2.5.10, 9.13)."""
+"""DeviceUpgradeResult: how a firmware upgrade went (2022 A.2.5, 9.13)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class DeviceUpgradeResultNotify(
     Body,
     root="Notify",
     cmd_type="DeviceUpgradeResult",
-    clause="A.2.5.10",
+    clause="A.2.5",
     edition=Edition.V2022,
     checks=("G173",),
 ):

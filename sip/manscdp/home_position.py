@@ -1,4 +1,4 @@
-"""HomePositionQuery: does the camera return to a preset by itself (2022 A.2.4.10, A.2.6.12)."""
+"""HomePositionQuery: does the camera return to a preset by itself (2022 A.2.4.10, A.2.6)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class HomePositionQuery(
 
 
 class HomePositionResponse(
-    Body, root="Response", cmd_type="HomePositionQuery", clause="A.2.6.12", edition=V22, checks=("G129",)
+    Body, root="Response", cmd_type="HomePositionQuery", clause="A.2.6", edition=V22, checks=("G129",)
 ):
     """The home position, None where the device has none."""
 

@@ -9,7 +9,7 @@ from sip.manscdp.base import Body, Xml
 from sip.manscdp.types import ok_error
 
 
-class KeepaliveNotify(Body, root="Notify", cmd_type="Keepalive", clause="A.2.5.2", checks=("G071", "G074")):
+class KeepaliveNotify(Body, root="Notify", cmd_type="Keepalive", clause="A.2.5.2", checks=("G066", "G067")):
     """``faulty`` names the children the device reports as broken."""
 
     status: Annotated[str, Xml("Status", always=True, read=ok_error)] = "OK"
@@ -17,9 +17,9 @@ class KeepaliveNotify(Body, root="Notify", cmd_type="Keepalive", clause="A.2.5.2
 
 
 _KEEPALIVE = re.compile(
-    rb"\s*(?:<\?xml[^>]*\?>)?\s*<Notify>\s*<CmdType>Keepalive</CmdType>\s*"
-    rb"<SN>(\d{1,18})</SN>\s*<DeviceID>([0-9A-Za-z]{1,32})</DeviceID>\s*<Status>(OK|ERROR)</Status>\s*"
-    rb"(?:<Info>\s*((?:<DeviceID>[0-9A-Za-z]{1,32}</DeviceID>\s*)*)</Info>\s*|<Info\s*/>\s*)?</Notify>[\s\0]*"
+    rb"\s*+(?:<\?xml[^>]*+>)?\s*+<Notify>\s*+<CmdType>Keepalive</CmdType>\s*+"
+    rb"<SN>(\d{1,18})</SN>\s*+<DeviceID>([0-9A-Za-z]{1,32})</DeviceID>\s*+<Status>(OK|ERROR)</Status>\s*+"
+    rb"(?:<Info>\s*+((?:<DeviceID>[0-9A-Za-z]{1,32}</DeviceID>\s*+)*+)</Info>\s*+|<Info\s*+/>\s*+)?</Notify>[\s\0]*+"
 )
 _CHILD = re.compile(rb">([0-9A-Za-z]{1,32})<")
 

@@ -1,4 +1,4 @@
-"""PresetQuery: the presets of a camera (2022 A.2.4.8, A.2.6.8)."""
+"""PresetQuery: the presets of a camera (2022 A.2.4.8, A.2.6)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PresetQuery(Body, root="Query", cmd_type="PresetQuery", clause="A.2.4.8", 
     """Ask a camera for its presets."""
 
 
-class PresetResponse(Body, root="Response", cmd_type="PresetQuery", clause="A.2.6.8", checks=("G128",)):
+class PresetResponse(Body, root="Response", cmd_type="PresetQuery", clause="A.2.6", checks=("G128",)):
     """The presets, over 200 of them in several parts; the total is said in 2022 only."""
 
     sum_num: Annotated[int | None, Xml("SumNum", edition=Edition.V2022)] = None

@@ -1,4 +1,4 @@
-"""PTZPosition: where a camera looks, in degrees (2022 A.2.4.13, A.2.5.9, A.2.6.15)."""
+"""PTZPosition: where a camera looks, in degrees (2022 A.2.4.13, A.2.5, A.2.6)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PTZPositionQuery(
 
 
 class PTZPositionResponse(
-    Body, root="Response", cmd_type="PTZPosition", clause="A.2.6.15", edition=V22, checks=("G129",)
+    Body, root="Response", cmd_type="PTZPosition", clause="A.2.6", edition=V22, checks=("G129",)
 ):
     """Pan, tilt, zoom, field angles in degrees, view distance in metres; all optional."""
 
@@ -30,7 +30,7 @@ class PTZPositionResponse(
 
 
 class PTZPositionNotify(
-    Body, root="Notify", cmd_type="PTZPosition", clause="A.2.5.9", edition=V22, checks=("G156",)
+    Body, root="Notify", cmd_type="PTZPosition", clause="A.2.5", edition=V22, checks=("G156",)
 ):
     """Change of the position, as subscribed."""
 

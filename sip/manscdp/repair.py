@@ -7,11 +7,12 @@ whole, damaged ones with the fields that could be read, and each damage is repor
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from lxml import etree
 
 from sip.errors import ParseError
-from sip.manscdp.charset import MAX_DEPTH, MAX_ELEMENTS
+from sip.manscdp.charset import MAX_DEPTH, MAX_ELEMENTS, escape
 
 _TOKEN = re.compile(
     r"<!\[CDATA\[(.*?)\]\]>|<!--.*?-->|<(/?+)([A-Za-z_][A-Za-z0-9_.\-]*+)([^<>]*+)>", re.DOTALL
@@ -28,16 +29,13 @@ def scan(text: str) -> tuple[etree._Element, list[str]]:
     """
     scanner = _Scanner()
     position = 0
-    if text.count("<![CDATA[") > 1000 or text.count("<!--") > 1000:
-        raise ParseError("too many sections in a broken document", label="not_xml")
+    text = _without_section(_without_section(text, "<!--", "-->", None), "<![CDATA[", "]]>", escape)
     for match in _TOKEN.finditer(text):
         if match.start() > position:
             scanner.characters(text[position : match.start()])
         position = match.end()
-        cdata, slash, name, rest = match.groups()
-        if name is None:
-            scanner.characters(cdata or "", literal=True)
-        elif slash:
+        slash, name, rest = match.groups()
+        if slash:
             scanner.close(name)
         elif not _is_attributes(rest):
             scanner.characters(match[0])
@@ -46,6 +44,20 @@ def scan(text: str) -> tuple[etree._Element, list[str]]:
         if scanner.finished:
             break
     return scanner.result()
+
+
+def _without_section(text: str, begin: str, end: str, kept: Callable[[str], str] | None) -> str:
+    """Drop comments, or turn CDATA into escaped text, in one pass whatever the text is."""
+    parts, position = [], 0
+    while (start := text.find(begin, position)) >= 0:
+        stop = text.find(end, start + len(begin))
+        if stop < 0:
+            break
+        parts.append(text[position:start])
+        if kept is not None:
+            parts.append(kept(text[start + len(begin) : stop]))
+        position = stop + len(end)
+    return "".join([*parts, text[position:]]) if position else text
 
 
 def _is_attributes(rest: str) -> bool:
@@ -94,11 +106,11 @@ class _Scanner:
         del self.stack[depth:]
         self.finished = not self.stack
 
-    def characters(self, text: str, *, literal: bool = False) -> None:
+    def characters(self, text: str) -> None:
         if not self.stack or len(self.stack[-1]):
             return
         element = self.stack[-1]
-        element.text = (element.text or "") + (text if literal else _plain(text))
+        element.text = (element.text or "") + _plain(text)
 
     def result(self) -> tuple[etree._Element, list[str]]:
         if self.root is None:

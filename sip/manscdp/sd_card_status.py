@@ -1,4 +1,4 @@
-"""SDCardStatus: the memory cards of a device (2022 A.2.4.14, A.2.6.16)."""
+"""SDCardStatus: the memory cards of a device (2022 A.2.4.14, A.2.6)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SDCardStatusQuery(
 
 
 class SDCardStatusResponse(
-    Body, root="Response", cmd_type="SDCardStatus", clause="A.2.6.16", edition=V22, checks=("G129",)
+    Body, root="Response", cmd_type="SDCardStatus", clause="A.2.6", edition=V22, checks=("G129",)
 ):
     """At most eight cards."""
 

@@ -24,9 +24,10 @@ def read_time(text: str) -> datetime | None:
     Unpadded numbers, a blank for the T, fractions, ``Z`` and offsets are understood; a time without zone is
     Beijing time. The result is aware UTC.
     """
-    match = _TIME.fullmatch(text.strip())
+    text = text.strip()[:64]
+    match = _TIME.fullmatch(text)
     if match is None:
-        compact = _COMPACT.fullmatch(text.strip())
+        compact = _COMPACT.fullmatch(text)
         if compact is None:
             return None
         year, month, day, hour, minute, second, zone = compact.groups()
@@ -45,7 +46,7 @@ def read_time(text: str) -> datetime | None:
             micro,
             _zone(zone),
         )
-        return local.astimezone(UTC)
+        return local.astimezone(UTC)  # years before 1 and after 9999 overflow
     except (ValueError, OverflowError):
         return None
 
@@ -82,7 +83,7 @@ def read_int(text: str) -> int | None:
 def read_float(text: str) -> float | None:
     """A finite decimal number; None otherwise."""
     try:
-        number = float(text)
+        number = float(text[:40])
     except ValueError:
         return None
     return number if isfinite(number) else None

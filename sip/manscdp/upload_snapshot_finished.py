@@ -1,4 +1,4 @@
-"""UploadSnapShotFinished: the pictures of a SnapShotConfig are uploaded (2022 A.2.5.7, 9.14)."""
+"""UploadSnapShotFinished: the pictures of a SnapShotConfig are uploaded (2022 A.2.5, 9.14)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class UploadSnapShotFinishedNotify(
     Body,
     root="Notify",
     cmd_type="UploadSnapShotFinished",
-    clause="A.2.5.7",
+    clause="A.2.5",
     edition=Edition.V2022,
     checks=("G182", "G184"),
 ):
