@@ -1,0 +1,271 @@
+"""One try to open a live stream: node, receiver, SSRC, INVITE, answer, first picture, read top to bottom."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any, Protocol
+
+from sip.endpoint import InviteSession
+
+from config.settings import MediaSettings
+from gateway.clock import Clock
+from gateway.model import Device
+from gateway.services.errors import PlayCause, PlayFailed
+from gateway.services.nodes import NodeHandle, Nodes
+from gateway.services.session_address import MediaAddress
+from gateway.services.session_journal import DialogJournal
+from gateway.services.session_offer import Answer, Rung, build_offer, read_answer
+from gateway.services.session_record import LiveSession
+from gateway.services.session_verdict import diagnose, media_failure, refusal, silence
+from media.errors import MediaError
+from media.specs import ReceiverSpec, ReceiverUpdate, StreamReady
+from sip.errors import Rejected, RemoteError, TransactionTimeout, TransportFailed
+from sip.flow import Flow, Target
+from sip.ids import SsrcExhausted, SsrcPool, format_ssrc
+
+log = logging.getLogger(__name__)
+
+BYE_WAIT_S = 3.0
+"""So long the next step waits for the answer to a BYE; the BYE itself goes on in the background."""
+
+
+class Inviter(Protocol):
+    """The part of the SIP endpoint that opens dialogs."""
+
+    async def invite(
+        self, target: Target, *, to: str, offer: bytes, subject: str = "", timeout_s: float
+    ) -> InviteSession: ...
+
+
+class Opener:
+    """Does what is needed to open one stream and knows how to undo each step.
+
+    ``by_stream`` finds the session of a node's stream. ``on_dialog_ended`` is told when a device's dialog is over.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: MediaSettings,
+        server_id: str,
+        domain: str,
+        endpoint: Inviter,
+        nodes: Nodes,
+        address: MediaAddress,
+        journal: DialogJournal,
+        ssrc_pool: SsrcPool,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._server_id = server_id
+        self._domain = domain
+        self._endpoint = endpoint
+        self._nodes = nodes
+        self._address = address
+        self._journal = journal
+        self._ssrc_pool = ssrc_pool
+        self._clock = clock
+        self._byes: set[asyncio.Task[None]] = set()
+        self._streams_of: dict[str, int] = defaultdict(int)
+        self.by_stream: dict[str, LiveSession] = {}
+        self.on_dialog_ended: Callable[[LiveSession, InviteSession], None] | None = None
+        self.device_limits: dict[str, int] = {}
+        """Streams a device allowed before it said 486, as learned (quirk 34)."""
+
+    async def close(self) -> None:
+        """Wait a moment for the last BYEs, then let them go."""
+        if self._byes:
+            await asyncio.wait(self._byes, timeout=BYE_WAIT_S)
+        for task in self._byes:
+            task.cancel()
+        await asyncio.gather(*self._byes, return_exceptions=True)
+
+    def open_streams(self, device_id: str) -> int:
+        """Dialogs open with this device."""
+        return self._streams_of.get(device_id, 0)
+
+    async def attempt(self, session: LiveSession, device: Device, rung: Rung, deadline: float) -> None:
+        """One try, one rung: node, receiver, SSRC, INVITE, answer, first picture. Undone as a whole on failure."""
+        flow, channel_id, stream_number = device.flow, session.key[1], session.key[2]
+        if flow is None or not device.online:
+            raise PlayFailed(PlayCause.DEVICE_OFFLINE, f"device {device.device_id} is offline")
+        settings, info = self._settings, session.info
+        async with AsyncExitStack() as undo:
+            node = self._nodes.pick()
+            node.placed += 1
+            undo.callback(_unplace, node)
+            try:
+                ssrc = self._ssrc_pool.lease("live", self._clock.mono())
+            except SsrcExhausted as error:
+                raise PlayFailed(PlayCause.NO_SSRC, str(error)) from error
+            undo.callback(self._release_ssrc, ssrc)
+            stream_id = secrets.token_hex(8)
+            picture: asyncio.Future[StreamReady] = asyncio.get_running_loop().create_future()
+            session.node, session.picture = node, picture
+            undo.callback(retrieve, picture)
+            info.stream_id, info.node_id, info.ssrc, info.transport = (
+                stream_id,
+                node.node_id,
+                ssrc,
+                rung.transport.value,
+            )
+            self.by_stream[stream_id] = session
+            undo.callback(self.by_stream.pop, stream_id, None)
+
+            address = self._address.for_peer(flow.host)
+            try:
+                receiver = await node.client.open_receiver(
+                    ReceiverSpec(
+                        stream_id=stream_id,
+                        transport=rung.transport,
+                        ssrc=ssrc,
+                        shared_port=settings.use_shared_port,
+                        no_rtp_timeout_s=settings.no_rtp_timeout_s,
+                        idle_grace_s=settings.idle_grace_s,
+                    )
+                )
+                undo.push_async_callback(self.close_receiver, node, stream_id)
+
+                offer = build_offer(
+                    own_id=self._server_id,
+                    address=address,
+                    port=receiver.port,
+                    ssrc=ssrc,
+                    rung=rung,
+                    device=device,
+                    stream_number=stream_number,
+                )
+                timeout_s = min(settings.invite_timeout_s, deadline - _loop_time())
+                dialog = await self._invite(
+                    flow, device.device_id, channel_id, offer.to_bytes(), ssrc, timeout_s
+                )
+                self._count(device.device_id, 1)
+                undo.push_async_callback(self._hang_up, session, dialog)
+                session.dialog, info.call_id = dialog, dialog.call_id
+                dialog.ended.add_done_callback(lambda _: self._dialog_ended(session, dialog))
+                self._journal.put(device.device_id, channel_id, ssrc, dialog.snapshot())
+
+                answer = read_answer(
+                    dialog.remote_sdp, offer=offer, rung=rung, offered_ssrc=ssrc, peer_host=flow.host
+                )
+                await self._learn(session, node, answer)
+            except MediaError as error:
+                raise media_failure(error) from error
+            picture_s = min(settings.first_picture_timeout_s, deadline - _loop_time())
+            await self._first_picture(session, node, picture, picture_s)
+            session.undo = undo.pop_all()
+
+    async def _invite(
+        self, flow: Flow, device_id: str, channel_id: str, offer: bytes, ssrc: int, timeout_s: float
+    ) -> InviteSession:
+        """INVITE to the channel over the device's flow. Raises PlayFailed with what the answer means."""
+        serial = format_ssrc(ssrc)
+        host = f"[{flow.host}]" if ":" in flow.host else flow.host
+        try:
+            return await self._endpoint.invite(
+                Target.of_flow(f"sip:{channel_id}@{host}:{flow.port}", flow),
+                to=f"sip:{channel_id}@{self._domain}",
+                offer=offer,
+                subject=f"{channel_id}:{serial},{self._server_id}:{serial}",
+                timeout_s=timeout_s,
+            )
+        except Rejected as error:
+            streams = self.open_streams(device_id)
+            failure = refusal(error.status, error.reason, streams)
+            if failure.cause is PlayCause.BUSY and streams:
+                self.device_limits[device_id] = streams
+            raise failure from error
+        except TransactionTimeout as error:
+            raise silence(provisional=error.provisional, timeout_s=timeout_s) from error
+        except TransportFailed as error:
+            raise PlayFailed(PlayCause.DEVICE_OFFLINE, f"the INVITE could not be sent: {error}") from error
+        except RemoteError as error:
+            raise PlayFailed(PlayCause.REJECTED, str(error), device_status=error.status) from error
+
+    async def _learn(self, session: LiveSession, node: NodeHandle, answer: Answer) -> None:
+        """Teach the receiver what the answer said: other SSRC, payloads, address to dial (G199, G208)."""
+        update = ReceiverUpdate(
+            ssrc=answer.ssrc,
+            remote_host=answer.remote_host,
+            remote_port=answer.remote_port,
+            payloads=answer.payloads,
+        )
+        if answer.ssrc is not None and answer.ssrc != session.info.ssrc:
+            log.info(
+                "device chose another SSRC session_id=%s ssrc=%s",
+                session.session_id,
+                format_ssrc(answer.ssrc),
+            )
+            session.info.ssrc = answer.ssrc
+        if update != ReceiverUpdate():
+            await node.client.update_receiver(session.stream_id, update)
+
+    async def _first_picture(
+        self, session: LiveSession, node: NodeHandle, picture: asyncio.Future[StreamReady], timeout_s: float
+    ) -> None:
+        """Wait for the first key frame. Raises PlayFailed(no_stream, no_picture, media_mismatch, ...)."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                ready = await picture
+        except TimeoutError:
+            try:
+                stats = await node.client.stream(session.stream_id)
+            except MediaError as error:
+                raise media_failure(error) from error
+            raise diagnose(stats, timeout_s) from None
+        session.info.video_codec = ready.video.codec if ready.video is not None else ""
+        session.info.audio_codec = ready.audio.codec if ready.audio is not None else ""
+
+    async def _hang_up(self, session: LiveSession, dialog: InviteSession) -> None:
+        """BYE now; wait a moment for its answer, then let it be repeated in the background (quirk 33)."""
+        self._count(session.key[0], -1)
+        bye = asyncio.create_task(self._bye(dialog), name=f"bye-{session.key[1]}")
+        self._byes.add(bye)
+        bye.add_done_callback(self._byes.discard)
+        await asyncio.wait([bye], timeout=BYE_WAIT_S)
+
+    async def _bye(self, dialog: InviteSession) -> None:
+        await dialog.bye()
+        self._journal.remove(dialog.call_id)
+
+    async def close_receiver(self, node: NodeHandle, stream_id: str) -> None:
+        if not node.alive:
+            return
+        try:
+            await node.client.close_receiver(stream_id)
+        except MediaError as error:
+            if error.code != "not_found":
+                log.warning(
+                    "receiver not closed stream_id=%s node_id=%s cause=%s", stream_id, node.node_id, error
+                )
+
+    def _release_ssrc(self, ssrc: int) -> None:
+        self._ssrc_pool.release(ssrc, self._clock.mono())
+
+    def _count(self, device_id: str, change: int) -> None:
+        self._streams_of[device_id] += change
+        if self._streams_of[device_id] <= 0:
+            del self._streams_of[device_id]
+
+    def _dialog_ended(self, session: LiveSession, dialog: InviteSession) -> None:
+        if self.on_dialog_ended is not None:
+            self.on_dialog_ended(session, dialog)
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def retrieve(future: asyncio.Future[Any]) -> None:
+    """Look at the outcome, so that one nobody waited for is not reported as never retrieved."""
+    if future.done() and not future.cancelled():
+        future.exception()
+
+
+def _unplace(node: NodeHandle) -> None:
+    node.placed -= 1
