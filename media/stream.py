@@ -26,7 +26,7 @@ AUDIO_ONLY_TICKS = 2 * TICKS_PER_SECOND
 _SAMPLE_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 
 
-class StreamEnded(Exception):  # noqa: N818 - the end of a stream is an event more than an error
+class StreamEnded(Exception):
     """The stream was closed, or the reader was detached. ``cause`` is a short word."""
 
     def __init__(self, cause: str = "closed") -> None:

@@ -1,0 +1,121 @@
+"""Puts RTP packets back into order within a time window and says what is lost. Pure; time is an argument.
+
+The window is a time, not a count: a key frame of 500 packets waits no longer than a single audio packet.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, NamedTuple, TypeVar
+
+from media.rtp import sequence_delta
+
+T = TypeVar("T")
+
+JUMP = 3000
+"""A step of more packets than this is a sender that restarted its sequence, not loss (RFC 3550 A.1 MAX_DROPOUT)."""
+MAX_HELD = 4096
+
+
+class Ordered(NamedTuple, Generic[T]):
+    """One packet in order; ``lost`` packets are missing in front of it (-1: the sequence started anew)."""
+
+    lost: int
+    sequence: int
+    item: T
+
+
+class ReorderBuffer(Generic[T]):
+    """``push`` and ``expire`` return what may go on; ``expected`` is the next sequence number, None at first."""
+
+    def __init__(self, window_s: float = 0.2) -> None:
+        self.window_s = window_s
+        self.expected: int | None = None
+        self.lost = 0
+        self.reordered = 0
+        self.late = 0
+        """Duplicates, and packets that came after their place was given up."""
+        self.restarts = 0
+        self._held: dict[int, tuple[float, T]] = {}
+        self._probation: tuple[int, T] | None = None
+
+    @property
+    def holding(self) -> bool:
+        return bool(self._held)
+
+    def push(self, sequence: int, item: T, now: float) -> list[Ordered[T]]:
+        """Take one packet. ``now`` in seconds of any monotonic clock."""
+        if self.expected is None:
+            self.expected = (sequence + 1) & 0xFFFF
+            return [Ordered(0, sequence, item)]
+        delta = sequence_delta(sequence, self.expected)
+        if delta == 0:
+            self._probation = None
+            self.expected = (sequence + 1) & 0xFFFF
+            result = [Ordered(0, sequence, item)]
+            if self._held:
+                self.reordered += 1
+                self._follow(result)
+                result += self.expire(now)
+            return result
+        if abs(delta) > JUMP:
+            return self._jump(sequence, item)
+        if delta < 0 or sequence in self._held:
+            self.late += 1
+            return self.expire(now)
+        self._held[sequence] = (now, item)
+        return self.expire(now)
+
+    def expire(self, now: float) -> list[Ordered[T]]:
+        """Give up places whose followers have waited for the window."""
+        result: list[Ordered[T]] = []
+        while self._held:
+            oldest = min(arrival for arrival, _ in self._held.values())
+            if now - oldest < self.window_s and len(self._held) <= MAX_HELD:
+                break
+            self._skip(result)
+        return result
+
+    def flush(self) -> list[Ordered[T]]:
+        """Everything that is held, in order."""
+        result: list[Ordered[T]] = []
+        while self._held:
+            self._skip(result)
+        return result
+
+    def restart(self) -> None:
+        """Begin anew with the next packet (the sender changed). What was held is forgotten."""
+        self.expected = None
+        self._held.clear()
+        self._probation = None
+
+    def _follow(self, result: list[Ordered[T]]) -> None:
+        expected = self.expected or 0
+        while (entry := self._held.pop(expected, None)) is not None:
+            result.append(Ordered(0, expected, entry[1]))
+            expected = (expected + 1) & 0xFFFF
+        self.expected = expected
+
+    def _skip(self, result: list[Ordered[T]]) -> None:
+        expected = self.expected or 0
+        nearest = min(self._held, key=lambda sequence: (sequence - expected) & 0xFFFF)
+        missing = (nearest - expected) & 0xFFFF
+        self.lost += missing
+        _, item = self._held.pop(nearest)
+        result.append(Ordered(missing, nearest, item))
+        self.expected = (nearest + 1) & 0xFFFF
+        self._follow(result)
+
+    def _jump(self, sequence: int, item: T) -> list[Ordered[T]]:
+        """A far packet alone is taken for a stray; two in sequence are a sender that restarted."""
+        probation, self._probation = self._probation, (sequence, item)
+        if probation is None or probation[0] != (sequence - 1) & 0xFFFF:
+            if probation is not None:
+                self.late += 1
+            return []
+        result = self.flush()
+        self.restarts += 1
+        result.append(Ordered(-1, probation[0], probation[1]))
+        result.append(Ordered(0, sequence, item))
+        self.expected = (sequence + 1) & 0xFFFF
+        self._probation = None
+        return result
