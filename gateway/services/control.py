@@ -16,11 +16,11 @@ from gateway.clock import Clock
 from gateway.model import Device
 from gateway.registry import Registry
 from gateway.services.errors import ControlCause, ControlFailed
-from sip import ptz
 from sip.errors import RemoteError, TransactionTimeout, TransportFailed
 from sip.manscdp import Body
 from sip.manscdp.device_control import DeviceControl
 from sip.message import Response
+from sip.ptz import LENS_STOP, STOP, Lens, Move, PtzCommand, encode, is_stop
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class _Motion:
 
     who: str
     priority: int
-    command: ptz.PtzCommand
+    command: PtzCommand
     timer: asyncio.TimerHandle
 
 
@@ -92,7 +92,7 @@ class Control:
         self,
         device_id: str,
         channel_id: str,
-        command: ptz.PtzCommand,
+        command: PtzCommand,
         who: str,
         *,
         priority: int = 0,
@@ -104,9 +104,9 @@ class Control:
         ``priority`` (0-255) moves the camera others are refused, except for stopping. Raises ControlFailed; LocalError for
         numbers out of range.
         """
-        digits = ptz.encode(command)
+        digits = encode(command)
         key = (device_id, channel_id)
-        stops = ptz.is_stop(command)
+        stops = is_stop(command)
         try:
             device = self._reachable(device_id, channel_id)
             self._may_move(key, who, priority, stops=stops)
@@ -114,7 +114,7 @@ class Control:
             self._trim()
             if stops:
                 self._release(key, command)
-            elif isinstance(command, ptz.Move | ptz.Lens):
+            elif isinstance(command, Move | Lens):
                 self._hold(key, command, who, priority)
             await self._send(
                 device,
@@ -130,11 +130,7 @@ class Control:
             self._note(who, "ptz", key, failure.cause.value, digits)
             raise
         self._note(who, "ptz", key, "ok", digits)
-        if (
-            isinstance(command, ptz.Move | ptz.Lens)
-            and not stops
-            and self._overtaken(key, generation, command)
-        ):
+        if isinstance(command, Move | Lens) and not stops and self._overtaken(key, generation, command):
             # a repeated start may have reached the camera after the stop: the last word must be the stop
             await self._send_stop(key, command, who)
 
@@ -219,14 +215,14 @@ class Control:
             if held == key and motion.who != who and motion.priority > priority:
                 raise ControlFailed(ControlCause.TAKEN, f"{motion.who} moves this camera")
 
-    def _hold(self, key: ChannelKey, command: ptz.PtzCommand, who: str, priority: int) -> None:
+    def _hold(self, key: ChannelKey, command: PtzCommand, who: str, priority: int) -> None:
         """Start or renew the watch over a movement."""
         self._release(key, command)
         slot = (key, type(command))
         timer = asyncio.get_running_loop().call_later(self._hold_s, self._expired, slot)
         self._motions[slot] = _Motion(who, priority, command, timer)
 
-    def _release(self, key: ChannelKey, command: ptz.PtzCommand) -> None:
+    def _release(self, key: ChannelKey, command: PtzCommand) -> None:
         motion = self._motions.pop((key, type(command)), None)
         if motion is not None:
             motion.timer.cancel()
@@ -243,13 +239,13 @@ class Control:
         self._generation[key] = self._generation.pop(key, 0) + 1
         self._spawn(self._send_stop(key, motion.command, WATCHDOG))
 
-    def _overtaken(self, key: ChannelKey, generation: int, command: ptz.PtzCommand) -> bool:
+    def _overtaken(self, key: ChannelKey, generation: int, command: PtzCommand) -> bool:
         """True when a newer command came while this movement waited for its 200, and nothing moves now."""
         return self._generation.get(key) != generation and (key, type(command)) not in self._motions
 
-    async def _send_stop(self, key: ChannelKey, command: ptz.PtzCommand, who: str) -> None:
-        stop = ptz.LENS_STOP if isinstance(command, ptz.Lens) else ptz.STOP
-        digits = ptz.encode(stop)
+    async def _send_stop(self, key: ChannelKey, command: PtzCommand, who: str) -> None:
+        stop = LENS_STOP if isinstance(command, Lens) else STOP
+        digits = encode(stop)
         try:
             device = self._reachable(*key)
             await self._send(

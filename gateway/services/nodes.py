@@ -21,9 +21,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from media.client import MediaClient
+
 from config.settings import MediaSettings
 from gateway.services.errors import PlayCause, PlayFailed
-from media.client import MediaClient
 from media.errors import MediaError
 from media.specs import NodeConfig, NodeEvent, NodeStats
 
@@ -137,9 +138,10 @@ class Nodes:
 
     async def start(self, *, timeout_s: float = START_TIMEOUT_S) -> None:
         """Start all node processes and wait until each is ready or ``timeout_s`` is over (restarts go on)."""
-        self._directory = Path(tempfile.mkdtemp(prefix="gb-media-"))  # mode 0700: the sockets are ours alone
+        directory = Path(tempfile.mkdtemp(prefix="gb-media-"))  # mode 0700: the sockets are ours alone
+        self._directory = directory
         for number in range(self.plan.settings.nodes):
-            self._tasks.append(asyncio.create_task(self._supervise(number), name=f"node-{number}"))
+            self._tasks.append(asyncio.create_task(self._supervise(number, directory), name=f"node-{number}"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while len(self._handles) < self.plan.settings.nodes:
@@ -180,13 +182,13 @@ class Nodes:
             return False
         return True
 
-    async def _supervise(self, number: int) -> None:
+    async def _supervise(self, number: int, directory: Path) -> None:
         """One node for ever: spawn, watch, clean up, wait longer after each quick death."""
         backoff_s = self.backoff_first_s
         while True:
             started = time.monotonic()
             try:
-                await self._live_once(number)
+                await self._live_once(number, directory)
             except NodeStartFailed as error:
                 log.error("node start failed node_id=node-%d cause=%s", number, error)
             if time.monotonic() - started > STABLE_AFTER_S:
@@ -195,10 +197,9 @@ class Nodes:
             await asyncio.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, BACKOFF_LAST_S)
 
-    async def _live_once(self, number: int) -> None:
+    async def _live_once(self, number: int, directory: Path) -> None:
         """One life of one node process, from spawning to its end. Raises NodeStartFailed."""
-        assert self._directory is not None
-        control = f"unix:{self._directory}/{number}-{secrets.token_hex(4)}.sock"
+        control = f"unix:{directory}/{number}-{secrets.token_hex(4)}.sock"
         config = self.plan.config(number, control, secrets.token_urlsafe(32))
         process = await asyncio.create_subprocess_exec(
             *self.command,
@@ -282,8 +283,8 @@ class Nodes:
 
 async def _ready(process: Process, config: NodeConfig) -> int:
     """Feed the configuration and wait for the ready line; returns the viewers' port. Raises NodeStartFailed."""
-    assert process.stdin is not None
-    assert process.stdout is not None
+    if process.stdin is None or process.stdout is None:
+        raise NodeStartFailed("no pipes to the process")
     process.stdin.write(config.model_dump_json().encode() + b"\n")
     try:
         async with asyncio.timeout(START_TIMEOUT_S):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gateway.clock import Clock
+from sip.errors import LocalError
 from sip.flow import Flow
 from sip.ids import SsrcPool
 
@@ -36,7 +37,7 @@ class Journal(Protocol):
 class OrphanEnder(Protocol):
     """The part of the SIP endpoint that says BYE for a dialog it no longer knows."""
 
-    async def end_orphan(self, snapshot: dict[str, Any]) -> None: ...
+    async def end_orphan(self, snapshot: dict[str, Any], *, flow: Flow | None = None) -> None: ...
 
 
 @dataclass(slots=True)
@@ -99,29 +100,24 @@ class DialogJournal:
     def device_registered(self, device_id: str, flow: Flow | None) -> None:
         """End what waited for this device's new connection."""
         for orphan in self._waiting.pop(device_id, []):
-            if flow is not None:
-                way = {
-                    "flow": flow.to_dict(),
-                    "host": flow.host,
-                    "port": flow.port,
-                    "transport": flow.transport,
-                }
-                orphan.dialog = {**orphan.dialog, **way}
-            self._start(orphan)
+            self._start(orphan, flow)
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _start(self, orphan: _Orphan) -> None:
-        task = asyncio.create_task(self._end(orphan))
+    def _start(self, orphan: _Orphan, flow: Flow | None = None) -> None:
+        task = asyncio.create_task(self._end(orphan, flow))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _end(self, orphan: _Orphan) -> None:
-        async with self._slots:
-            await self._endpoint.end_orphan(orphan.dialog)
+    async def _end(self, orphan: _Orphan, flow: Flow | None) -> None:
+        try:
+            async with self._slots:
+                await self._endpoint.end_orphan(orphan.dialog, flow=flow)
+        except LocalError as error:
+            log.warning("journal entry cannot be read call_id=%s cause=%s", orphan.call_id, error)
         self._journal.remove(KIND, orphan.call_id)
         self._ssrc_pool.release(orphan.ssrc, self._clock.mono())
         self.orphans_ended += 1

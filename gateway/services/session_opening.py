@@ -10,8 +10,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
-from sip.endpoint import InviteSession
-
 from config.settings import MediaSettings
 from gateway.clock import Clock
 from gateway.model import Device
@@ -24,6 +22,7 @@ from gateway.services.session_record import LiveSession
 from gateway.services.session_verdict import diagnose, media_failure, refusal, silence
 from media.errors import MediaError
 from media.specs import ReceiverSpec, ReceiverUpdate, StreamReady
+from sip.endpoint import InviteSession
 from sip.errors import Rejected, RemoteError, TransactionTimeout, TransportFailed
 from sip.flow import Flow, Target
 from sip.ids import SsrcExhausted, SsrcPool, format_ssrc

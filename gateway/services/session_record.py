@@ -45,7 +45,7 @@ class LiveSession:
     node: NodeHandle | None = None
     dialog: InviteSession | None = None
     undo: AsyncExitStack | None = None
-    opening: asyncio.Task[LiveSession] | None = None
+    opening: asyncio.Task[LiveSession] = field(init=False)
     ending: asyncio.Task[None] | None = None
     picture: asyncio.Future[StreamReady] | None = None
     waiting: int = 0

@@ -12,8 +12,8 @@ import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
-from typing import Any, Protocol
+from contextlib import contextmanager
+from typing import Any
 
 from config.settings import MediaSettings
 from gateway.clock import Clock
@@ -31,19 +31,16 @@ from gateway.model import Device, SessionInfo, SessionKind, SessionState
 from gateway.registry import Registry
 from gateway.services.errors import PlayCause, PlayFailed
 from gateway.services.nodes import NodeHandle, Nodes
-from gateway.services.session_address import MediaAddress
 from gateway.services.session_journal import DialogJournal
-from gateway.services.session_offer import Answer, Rung, build_offer, ladder, read_answer, remember
+from gateway.services.session_offer import Rung, ladder, remember
+from gateway.services.session_opening import Opener, retrieve
 from gateway.services.session_record import LiveKey, LiveSession, Watcher
-from gateway.services.session_verdict import diagnose, media_failure, refusal, silence
 from media import tickets
 from media.errors import MediaError
 from media.specs import (
     KeyFrameWanted,
     NodeEvent,
     NodeStats,
-    ReceiverSpec,
-    ReceiverUpdate,
     SenderEnded,
     StreamFault,
     StreamIdle,
@@ -55,14 +52,11 @@ from media.specs import (
     WebRtcOffer,
 )
 from sip.endpoint import InviteSession
-from sip.errors import Rejected, RemoteError, TransactionTimeout, TransportFailed
-from sip.flow import Target
-from sip.ids import SsrcExhausted, SsrcPool, format_ssrc
 
 log = logging.getLogger(__name__)
 
-BYE_WAIT_S = 3.0
-"""So long the next step waits for the answer to a BYE; the BYE itself goes on in the background."""
+IDLE_MARGIN_S = 3.0
+"""A session asked for so recently is not ended as idle: its viewer may be on the way."""
 CLOSE_WAIT_S = 5.0
 REOPEN_TRIES = 3
 REOPEN_PAUSE_S = 2.0
@@ -72,14 +66,9 @@ SHORT_TRY_S = 2.0
 MISSING_BEATS = 2
 
 
-class Inviter(Protocol):
-    """The part of the SIP endpoint that opens dialogs."""
-
-    async def invite(
-        self, target: Target, *, to: str, offer: bytes, subject: str = "", timeout_s: float
-    ) -> InviteSession: ...
-
-
+Rungs = list[Rung]
+Tries = list[tuple[Rung, PlayFailed]]
+Infos = list[SessionInfo]
 KeyFrameSender = Callable[[str, str], Awaitable[object]]
 """Asks device, channel for a key frame now (control.key_frame)."""
 
@@ -91,33 +80,24 @@ class Sessions:
         self,
         *,
         settings: MediaSettings,
-        server_id: str,
-        domain: str,
         registry: Registry,
         bus: EventBus,
-        endpoint: Inviter,
+        opener: Opener,
         nodes: Nodes,
-        address: MediaAddress,
         journal: DialogJournal,
-        ssrc_pool: SsrcPool,
         ticket_secret: str,
         clock: Clock | None = None,
     ) -> None:
         self._settings = settings
-        self._server_id = server_id
-        self._domain = domain
         self._registry = registry
         self._bus = bus
-        self._endpoint = endpoint
+        self._opener = opener
         self._nodes = nodes
-        self._address = address
         self._journal = journal
-        self._ssrc_pool = ssrc_pool
         self._ticket_secret = ticket_secret
         self._clock = clock or Clock()
         self._live: dict[LiveKey, LiveSession] = {}
         self._sessions: dict[str, LiveSession] = {}
-        self._by_stream: dict[str, LiveSession] = {}
         self._viewers: dict[str, NodeHandle] = {}
         self._strangers: set[tuple[NodeHandle, str]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -127,8 +107,6 @@ class Sessions:
         """Set by app.py: control needs sessions and sessions need control."""
         self.on_sender_ended: Callable[[SenderEnded], None] | None = None
         """Set by the cascade: a relay stopped by itself."""
-        self.device_limits: dict[str, int] = {}
-        """Streams a device allowed before it said 486, as learned (quirk 34)."""
         self.ghosts_closed = 0
         """Streams a node still had although no session owns them (quirk 33)."""
         self.failures: dict[str, int] = defaultdict(int)
@@ -138,6 +116,7 @@ class Sessions:
 
     async def start(self) -> None:
         """Listen to nodes and devices, and end the dialogs that a crash left behind (G237)."""
+        self._opener.on_dialog_ended = self._dialog_ended
         self._nodes.on_event = self.node_event
         self._nodes.on_stats = self.node_stats
         self._nodes.on_lost = self.node_lost
@@ -159,6 +138,7 @@ class Sessions:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._opener.close()
         await self._journal.close()
 
     def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
@@ -180,7 +160,6 @@ class Sessions:
         """
         key = (device_id, channel_id, stream_number)
         session = self._live.get(key) or self._begin(key, transport)
-        assert session.opening is not None
         with self._held(session):
             try:
                 return await asyncio.shield(session.opening)
@@ -209,7 +188,7 @@ class Sessions:
         session = LiveSession(key=key, info=info, opened_mono=now, touched_mono=now)
         self._live[key] = self._sessions[session.session_id] = session
         session.opening = self._spawn(self._open(session, device, rungs), f"play-{key[1]}")
-        session.opening.add_done_callback(_retrieve)
+        session.opening.add_done_callback(retrieve)
         return session
 
     def _playable(self, device_id: str, channel_id: str) -> Device:
@@ -295,7 +274,7 @@ class Sessions:
             raise PlayFailed(PlayCause.NOT_FOUND, f"session {session_id} is not known")
         await asyncio.shield(self.end(session, cause))
 
-    def infos(self) -> list[SessionInfo]:
+    def list(self) -> Infos:
         """Sessions that are opening, streaming or ending. Viewer counts are a node heartbeat old."""
         return [session.info for session in self._sessions.values()]
 
@@ -310,9 +289,14 @@ class Sessions:
         """The session whose dialog toward the device has this Call-ID (quirk 23)."""
         return next((s for s in self._sessions.values() if s.info.call_id == call_id), None)
 
+    @property
+    def device_limits(self) -> dict[str, int]:
+        """Streams a device allowed before it said 486, as learned (quirk 34)."""
+        return self._opener.device_limits
+
     def open_streams(self, device_id: str) -> int:
-        """Streams this device sends now, sessions being opened included."""
-        return sum(1 for session in self._sessions.values() if session.info.device_id == device_id)
+        """Dialogs open with this device now."""
+        return self._opener.open_streams(device_id)
 
     def _node_of(self, session: LiveSession) -> NodeHandle:
         if session.node is None or not session.node.alive:
@@ -321,16 +305,20 @@ class Sessions:
 
     # -- opening ---------------------------------------------------------------------------------------------
 
-    async def _open(self, session: LiveSession, device: Device, rungs: list[Rung]) -> LiveSession:
+    async def _open(self, session: LiveSession, device: Device, rungs: Rungs) -> LiveSession:
         """Open with the first rung of the ladder that works (quirk 30), all within one deadline."""
         settings = self._settings
-        deadline = self._loop_time() + settings.invite_timeout_s + 2 * settings.first_picture_timeout_s
-        failures: list[tuple[Rung, PlayFailed]] = []
+        deadline = (
+            asyncio.get_running_loop().time()
+            + settings.invite_timeout_s
+            + 2 * settings.first_picture_timeout_s
+        )
+        failures: Tries = []
         try:
             for rung in rungs:
                 try:
                     async with asyncio.timeout_at(deadline):
-                        await self._attempt(session, device, rung, deadline)
+                        await self._opener.attempt(session, device, rung, deadline)
                     remember(self._registry, device, rung, rungs[0], works=True)
                     self._opened(session)
                     return session
@@ -343,7 +331,7 @@ class Sessions:
                     "play try failed device_id=%s channel_id=%s transport=%s form=%s cause=%s detail=%s",
                     *(*session.key[:2], tried.transport.value, tried.form, reason.cause.value, reason.detail),
                 )
-                if not reason.other_way or deadline - self._loop_time() < SHORT_TRY_S:
+                if not reason.other_way or deadline - asyncio.get_running_loop().time() < SHORT_TRY_S:
                     break
             remember(self._registry, device, rungs[0], rungs[0], works=False)
             raise _most_telling(failures)
@@ -354,136 +342,6 @@ class Sessions:
             raise self._open_failed(session, session.abort_cause) from None
         except PlayFailed as failure:
             raise self._open_failed(session, failure) from failure.__cause__
-
-    async def _attempt(self, session: LiveSession, device: Device, rung: Rung, deadline: float) -> None:
-        """One try, one rung: node, receiver, SSRC, INVITE, answer, first picture. Undone as a whole on failure."""
-        flow, channel_id, stream_number = device.flow, session.key[1], session.key[2]
-        if flow is None or not device.online:
-            raise PlayFailed(PlayCause.DEVICE_OFFLINE, f"device {device.device_id} is offline")
-        settings, info = self._settings, session.info
-        async with AsyncExitStack() as undo:
-            node = self._nodes.pick()
-            node.placed += 1
-            undo.callback(_unplace, node)
-            try:
-                ssrc = self._ssrc_pool.lease("live", self._clock.mono())
-            except SsrcExhausted as error:
-                raise PlayFailed(PlayCause.NO_SSRC, str(error)) from error
-            undo.callback(self._release_ssrc, ssrc)
-            stream_id = secrets.token_hex(8)
-            session.node, session.picture = node, asyncio.get_running_loop().create_future()
-            undo.callback(_retrieve, session.picture)
-            info.stream_id, info.node_id, info.ssrc, info.transport = (
-                stream_id,
-                node.node_id,
-                ssrc,
-                rung.transport.value,
-            )
-            self._by_stream[stream_id] = session
-            undo.callback(self._by_stream.pop, stream_id, None)
-
-            address = self._address.for_peer(flow.host)
-            try:
-                receiver = await node.client.open_receiver(
-                    ReceiverSpec(
-                        stream_id=stream_id,
-                        transport=rung.transport,
-                        ssrc=ssrc,
-                        shared_port=settings.use_shared_port,
-                        no_rtp_timeout_s=settings.no_rtp_timeout_s,
-                        idle_grace_s=settings.idle_grace_s,
-                    )
-                )
-                undo.push_async_callback(self._close_receiver, node, stream_id)
-
-                offer = build_offer(
-                    own_id=self._server_id,
-                    address=address,
-                    port=receiver.port,
-                    ssrc=ssrc,
-                    rung=rung,
-                    device=device,
-                    stream_number=stream_number,
-                )
-                timeout_s = min(settings.invite_timeout_s, deadline - self._loop_time())
-                dialog = await self._invite(device, channel_id, offer.to_bytes(), ssrc, timeout_s)
-                undo.push_async_callback(self._hang_up, session, dialog)
-                session.dialog, info.call_id = dialog, dialog.call_id
-                dialog.ended.add_done_callback(lambda _: self._dialog_ended(session, dialog))
-                self._journal.put(device.device_id, channel_id, ssrc, dialog.snapshot())
-
-                answer = read_answer(
-                    dialog.remote_sdp, offer=offer, rung=rung, offered_ssrc=ssrc, peer_host=flow.host
-                )
-                await self._learn(session, node, answer)
-            except MediaError as error:
-                raise media_failure(error) from error
-            await self._first_picture(
-                session, node, min(settings.first_picture_timeout_s, deadline - self._loop_time())
-            )
-            session.undo = undo.pop_all()
-
-    async def _invite(
-        self, device: Device, channel_id: str, offer: bytes, ssrc: int, timeout_s: float
-    ) -> InviteSession:
-        """INVITE to the channel over the device's flow. Raises PlayFailed with what the answer means."""
-        assert device.flow is not None
-        flow = device.flow
-        serial = format_ssrc(ssrc)
-        host = f"[{flow.host}]" if ":" in flow.host else flow.host
-        try:
-            return await self._endpoint.invite(
-                Target.of_flow(f"sip:{channel_id}@{host}:{flow.port}", flow),
-                to=f"sip:{channel_id}@{self._domain}",
-                offer=offer,
-                subject=f"{channel_id}:{serial},{self._server_id}:{serial}",
-                timeout_s=timeout_s,
-            )
-        except Rejected as error:
-            streams = self.open_streams(device.device_id) - 1
-            failure = refusal(error.status, error.reason, streams)
-            if failure.cause is PlayCause.BUSY and streams:
-                self.device_limits[device.device_id] = streams
-            raise failure from error
-        except TransactionTimeout as error:
-            raise silence(provisional=error.provisional, timeout_s=timeout_s) from error
-        except TransportFailed as error:
-            raise PlayFailed(PlayCause.DEVICE_OFFLINE, f"the INVITE could not be sent: {error}") from error
-        except RemoteError as error:
-            raise PlayFailed(PlayCause.REJECTED, str(error), device_status=error.status) from error
-
-    async def _learn(self, session: LiveSession, node: NodeHandle, answer: Answer) -> None:
-        """Teach the receiver what the answer said: other SSRC, payloads, address to dial (G199, G208)."""
-        update = ReceiverUpdate(
-            ssrc=answer.ssrc,
-            remote_host=answer.remote_host,
-            remote_port=answer.remote_port,
-            payloads=answer.payloads,
-        )
-        if answer.ssrc is not None and answer.ssrc != session.info.ssrc:
-            log.info(
-                "device chose another SSRC session_id=%s ssrc=%s",
-                session.session_id,
-                format_ssrc(answer.ssrc),
-            )
-            session.info.ssrc = answer.ssrc
-        if update != ReceiverUpdate():
-            await node.client.update_receiver(session.stream_id, update)
-
-    async def _first_picture(self, session: LiveSession, node: NodeHandle, timeout_s: float) -> None:
-        """Wait for the first key frame. Raises PlayFailed(no_stream, no_picture, media_mismatch, ...)."""
-        assert session.picture is not None
-        try:
-            async with asyncio.timeout(timeout_s):
-                ready = await session.picture
-        except TimeoutError:
-            try:
-                stats = await node.client.stream(session.stream_id)
-            except MediaError as error:
-                raise media_failure(error) from error
-            raise diagnose(stats, timeout_s) from None
-        session.info.video_codec = ready.video.codec if ready.video is not None else ""
-        session.info.audio_codec = ready.audio.codec if ready.audio is not None else ""
 
     def _opened(self, session: LiveSession) -> None:
         info, now = session.info, self._clock.mono()
@@ -534,7 +392,7 @@ class Sessions:
 
     async def _end(self, session: LiveSession, cause: str) -> None:
         opening = session.opening
-        if opening is not None and not opening.done():
+        if not opening.done():
             opening.cancel()
             await asyncio.wait([opening])
             if session.undo is None:
@@ -570,29 +428,6 @@ class Sessions:
         """Nobody finds the session by its channel any more; a new play opens a new one."""
         if self._live.get(session.key) is session:
             del self._live[session.key]
-
-    async def _hang_up(self, session: LiveSession, dialog: InviteSession) -> None:
-        """BYE now; wait a moment for its answer, then let it be repeated in the background (quirk 33)."""
-        bye = self._spawn(self._bye(dialog), f"bye-{session.key[1]}")
-        await asyncio.wait([bye], timeout=BYE_WAIT_S)
-
-    async def _bye(self, dialog: InviteSession) -> None:
-        await dialog.bye()
-        self._journal.remove(dialog.call_id)
-
-    async def _close_receiver(self, node: NodeHandle, stream_id: str) -> None:
-        if not node.alive:
-            return
-        try:
-            await node.client.close_receiver(stream_id)
-        except MediaError as error:
-            if error.code != "not_found":
-                log.warning(
-                    "receiver not closed stream_id=%s node_id=%s cause=%s", stream_id, node.node_id, error
-                )
-
-    def _release_ssrc(self, ssrc: int) -> None:
-        self._ssrc_pool.release(ssrc, self._clock.mono())
 
     # -- what happens by itself ------------------------------------------------------------------------------
 
@@ -630,7 +465,7 @@ class Sessions:
             if self.on_sender_ended is not None:
                 self.on_sender_ended(event)
             return
-        session = self._by_stream.get(event.stream_id)
+        session = self._opener.by_stream.get(event.stream_id)
         if session is None or session.node is not node:
             return
         if isinstance(event, StreamReady):
@@ -642,7 +477,7 @@ class Sessions:
             self._stream_idle(session)
         elif isinstance(event, KeyFrameWanted):
             if self.key_frame is not None:
-                self._spawn(self._want_key_frame(session), f"key-{session.key[1]}")
+                self._spawn(self._want_key_frame(self.key_frame, session), f"key-{session.key[1]}")
         elif isinstance(event, StreamFault):
             log.warning(
                 "stream fault session_id=%s channel_id=%s kind=%s detail=%s",
@@ -660,13 +495,13 @@ class Sessions:
 
     def _stream_idle(self, session: LiveSession) -> None:
         """The node saw no reader for the grace time. A session just asked for is judged at the next heartbeats."""
-        fresh = self._clock.mono() - session.touched_mono < min(self._settings.idle_grace_s, BYE_WAIT_S)
+        fresh = self._clock.mono() - session.touched_mono < min(self._settings.idle_grace_s, IDLE_MARGIN_S)
         if session.streaming and not session.waiting and not session.watchers and not fresh:
             self.end(session, "idle")
 
-    async def _want_key_frame(self, session: LiveSession) -> None:
-        assert self.key_frame is not None
-        await self.key_frame(*session.key[:2])
+    @staticmethod
+    async def _want_key_frame(key_frame: KeyFrameSender, session: LiveSession) -> None:
+        await key_frame(*session.key[:2])
 
     def node_stats(self, node: NodeHandle, stats: NodeStats) -> None:
         """A node's own account, compared with ours: lost streams end, ownerless ones are closed, counts taken over."""
@@ -674,10 +509,10 @@ class Sessions:
         for session in list(self._sessions.values()):
             if session.node is node and session.streaming:
                 self._compare(session, present.get(session.stream_id))
-        strangers = {(node, stream_id) for stream_id in present if stream_id not in self._by_stream}
+        strangers = {(node, stream_id) for stream_id in present if stream_id not in self._opener.by_stream}
         for known in strangers & self._strangers:
             self.ghosts_closed += 1
-            self._spawn(self._close_receiver(*known), f"ghost-{known[1]}")
+            self._spawn(self._opener.close_receiver(*known), f"ghost-{known[1]}")
         self._strangers = {entry for entry in self._strangers if entry[0] is not node} | strangers
 
     def _compare(self, session: LiveSession, stats: StreamStats | None) -> None:
@@ -696,7 +531,7 @@ class Sessions:
         wanted = stats.viewers or stats.senders or session.waiting or session.watchers
         if wanted:
             session.touched_mono = now
-        elif now - session.touched_mono > self._settings.idle_grace_s + BYE_WAIT_S:
+        elif now - session.touched_mono > self._settings.idle_grace_s + IDLE_MARGIN_S:
             self.end(session, "idle")
 
     def node_lost(self, node: NodeHandle, cause: str) -> None:
@@ -705,14 +540,13 @@ class Sessions:
             del self._viewers[viewer_id]
         for session in [s for s in self._sessions.values() if s.node is node]:
             watched = session.streaming and (session.info.viewers or session.watchers or session.waiting)
-            self.end(session, "node_lost")
+            ending = self.end(session, "node_lost")
             if watched and not self._closing:
-                self._spawn(self._reopen(session), f"reopen-{session.key[1]}")
+                self._spawn(self._reopen(session, ending), f"reopen-{session.key[1]}")
 
-    async def _reopen(self, lost: LiveSession) -> None:
+    async def _reopen(self, lost: LiveSession, ending: asyncio.Task[None]) -> None:
         """Play again what a lost node showed; watchers move over or are told the end."""
-        assert lost.ending is not None
-        await asyncio.wait([lost.ending])
+        await asyncio.wait([ending])
         device_id, channel_id, stream_number = lost.key
         for _ in range(REOPEN_TRIES):
             if await self._nodes.wait_any(self._settings.invite_timeout_s):
@@ -729,22 +563,8 @@ class Sessions:
             await asyncio.sleep(REOPEN_PAUSE_S)
         self._tell_watchers(lost, "node_lost")
 
-    @staticmethod
-    def _loop_time() -> float:
-        return asyncio.get_running_loop().time()
 
-
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Look at the outcome, so that one nobody waited for is not reported as never retrieved."""
-    if future.done() and not future.cancelled():
-        future.exception()
-
-
-def _unplace(node: NodeHandle) -> None:
-    node.placed -= 1
-
-
-def _most_telling(failures: list[tuple[Rung, PlayFailed]]) -> PlayFailed:
+def _most_telling(failures: Tries) -> PlayFailed:
     """Of several failed tries the one that came farthest; the text names them all."""
     order = list(PlayCause)
     best = max((failure for _, failure in failures), key=lambda failure: order.index(failure.cause))
