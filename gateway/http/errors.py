@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.errors import GatewayError
 from gateway.services.errors import ControlFailed, PlayFailed
+from media.errors import MediaError
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,12 @@ def failed(error: PlayFailed | ControlFailed) -> Problem:
     return Problem(error.status, detail, cause=error.cause.value, headers=headers)
 
 
+def media_failed(error: MediaError) -> Problem:
+    """A media node said no. ``unsupported`` is 406: the same picture can be had in another form."""
+    status = {"unsupported": 406, "not_ready": 504, "bad_request": 422}.get(error.code, error.status)
+    return Problem(status if 400 <= status < 600 else 503, error.detail, cause=error.code)
+
+
 def parse_json(data: bytes) -> Any:
     """JSON with one verdict for every kind of damage; numbers outside JSON (NaN) are refused."""
 
@@ -150,6 +157,8 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         return Problem(error.status, str(error), cause=error.cause, headers=headers).response()
     except (PlayFailed, ControlFailed) as error:
         return failed(error).response()
+    except MediaError as error:
+        return media_failed(error).response()
     except web.HTTPException as error:
         if error.status < 400:
             raise
