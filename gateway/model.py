@@ -47,12 +47,17 @@ class Profile:
     """What one device needs, learned or set by an operator. None: the gateway's default."""
 
     media_transport: str | None = None
+    """udp | tcp_passive | tcp_active."""
+    media_transport_learned: bool = False
+    """Found by trying, not set by an operator: may be replaced by what works better."""
     charset: str | None = None
     send_date: bool | None = None
     sdp_form: str = "standard"
     """standard | long | plain (no y= and f=)."""
     reply_to_source: bool = True
     stream_number_dialect: str = "streamnumber"
+    allowed_networks: tuple[str, ...] = ()
+    """Networks (CIDR) it may register from; empty: any (G277)."""
 
 
 @dataclass(slots=True)

@@ -139,7 +139,7 @@ def _device(row: Row[Any]) -> Device:
         firmware=row.firmware,
         edition=row.edition,
         user_agent=row.user_agent,
-        profile=Profile(**{name: value for name, value in row.profile.items() if name in _PROFILE_FIELDS}),
+        profile=_profile(row.profile),
         provisioned=row.provisioned,
         state=State(row.state),
         offline_cause=row.offline_cause,
@@ -154,6 +154,12 @@ def _device(row: Row[Any]) -> Device:
         catalog_at=aware(row.catalog_at),
         catalog_complete=row.catalog_complete,
     )
+
+
+def _profile(stored: dict[str, Any]) -> Profile:
+    profile = Profile(**{name: value for name, value in stored.items() if name in _PROFILE_FIELDS})
+    profile.allowed_networks = tuple(profile.allowed_networks)
+    return profile
 
 
 def _channel(row: Row[Any]) -> Channel:
