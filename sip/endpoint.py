@@ -746,15 +746,18 @@ class Endpoint:
         subscription.granted(response)
         return subscription
 
-    async def end_orphan(self, snapshot: dict[str, Any]) -> None:
+    async def end_orphan(self, snapshot: dict[str, Any], *, flow: Flow | None = None) -> None:
         """End what an earlier process left open: BYE a call, unsubscribe, or close a peer's subscription.
 
-        The peer's answer does not matter. Raises LocalError for a record that is no snapshot.
+        ``flow`` is the way to the peer now, where the one on record died with its connection. The peer's answer
+        does not matter. Raises LocalError for a record that is no snapshot.
         """
         try:
             dialog = Dialog.from_snapshot(snapshot)
         except (KeyError, TypeError, ValueError) as error:
             raise LocalError(f"no dialog snapshot: {error}") from error
+        if flow is not None:
+            dialog.destination = flow
         dialog.local_cseq += 1000  # requests may have gone out after the snapshot was taken
         method, headers = "BYE", []
         if dialog.kind == "subscriber":
