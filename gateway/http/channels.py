@@ -83,11 +83,11 @@ class ChannelResource:
     async def list(self, call: Call, query: ChannelFilter) -> ChannelList:
         """In the order in which devices and channels became known."""
         registry = self._registry
-        source: Iterable[Channel]
-        if query.device_id is not None:
-            source = registry.channels(query.device_id).values()
-        else:
-            source = registry.all_channels()
+        source: Iterable[Channel] = (
+            registry.channels(query.device_id).values()
+            if query.device_id is not None
+            else registry.all_channels()
+        )
         wanted = self._matcher(query)
         found = []
         for number, channel in enumerate(list(source)):
