@@ -127,7 +127,7 @@ class Dispatch:
             handler = handlers.get(peer.kind)
             if handler is not None:
                 if peer.device is not None:
-                    self._liveness.seen(peer.device, incoming.received_mono)
+                    self._liveness.seen(peer.device, self._clock.mono())
                 return handler(peer, incoming)
         self.counts["no_handler"] += 1
         return Reply(405, headers=(("Allow", ALLOW),))
@@ -139,24 +139,27 @@ class Dispatch:
     def _message(self, incoming: Incoming) -> Answer:
         body = incoming.request.body
         user = sender_of(incoming)
-        device = self.peers.device_of(incoming.flow, user, incoming.received_mono)
+        now = self._clock.mono()
+        device = self.peers.device_of(incoming.flow, user, now)
         if device is not None and len(body) < KEEPALIVE_BELOW:
             keepalive = keepalive_fields(body)
             if keepalive is not None:
-                self._liveness.keepalive(device, keepalive, incoming.received_mono)
+                self._liveness.keepalive(device, keepalive, now)
                 return _OK
         platform = self.peers.upper_of(incoming.flow, user)
         if device is None and platform is None:
             return self._unregistered(incoming, user)
         candidates: list[Peer] = []
         if device is not None:
-            self._liveness.seen(device, incoming.received_mono)
+            self._liveness.seen(device, now)
             candidates.append(Peer(PeerKind.DEVICE, device.device_id, device=device))
         if platform is not None:
             candidates.append(Peer(PeerKind.UPPER, platform.platform_id, platform=platform))
         return self._read(incoming, candidates)
 
-    def _read(self, incoming: Incoming, candidates: list[Peer], root_hint: str | None = None) -> Answer:
+    def _read(
+        self, incoming: Incoming, candidates: list[Peer], root_hint: str | None = None
+    ) -> Reply | Awaitable[Reply]:
         """Decode the body, then :meth:`_take` it; a long one is decoded in a thread."""
         request = incoming.request
         if request.content_type not in XML_TYPES:
@@ -170,9 +173,7 @@ class Dispatch:
             return self._malformed(incoming, error)
         return self._take(incoming, candidates, decoded)
 
-    async def _read_long(
-        self, incoming: Incoming, candidates: list[Peer], root_hint: str | None
-    ) -> Reply | None:
+    async def _read_long(self, incoming: Incoming, candidates: list[Peer], root_hint: str | None) -> Reply:
         try:
             decoded = await asyncio.to_thread(decode, incoming.request.body, root_hint=root_hint)
         except ParseError as error:
@@ -198,7 +199,7 @@ class Dispatch:
         if peer.device is not None:
             self.outbox.learn_charset(peer.id, decoded)
             if isinstance(body, KeepaliveNotify):
-                self._liveness.keepalive(peer.device, body, incoming.received_mono)
+                self._liveness.keepalive(peer.device, body, self._clock.mono())
                 return _OK
         if isinstance(body, UnknownBody):
             self.counts["unknown_command"] += 1
@@ -250,7 +251,7 @@ class Dispatch:
         """403: the peer may register (again); some do at once, all do when their heartbeat was refused often enough."""
         self.counts["unregistered"] += 1
         source = incoming.flow.host
-        if self._told.take(source, incoming.received_mono):
+        if self._told.take(source, self._clock.mono()):
             kind = "foreign_source" if self.peers.registered_elsewhere(user) else "unregistered"
             self._bus.publish(SecurityEvent(kind, source, incoming.request.method, user[:64]))
             logger.warning(
@@ -261,12 +262,12 @@ class Dispatch:
 
     # -- NOTIFY ----------------------------------------------------------------------------------------------
 
-    def notify(self, device: Device, incoming: Incoming) -> Answer:
+    def notify(self, device: Device, incoming: Incoming) -> Reply | Awaitable[Reply]:
         """A NOTIFY inside a subscription of ours at ``device``: 200, and its body goes to the model's handler.
 
         An empty body (the last NOTIFY of a subscription) is just answered.
         """
-        self._liveness.seen(device, incoming.received_mono)
+        self._liveness.seen(device, self._clock.mono())
         if not incoming.request.body.strip():
             return _OK
         peer = Peer(PeerKind.DEVICE, device.device_id, device=device)
@@ -275,7 +276,7 @@ class Dispatch:
     def _stray_notify(self, incoming: Incoming) -> Answer:
         """The endpoint passes NOTIFYs of unknown subscriptions on only in tolerant mode (G112)."""
         user = sender_of(incoming)
-        device = self.peers.device_of(incoming.flow, user, incoming.received_mono)
+        device = self.peers.device_of(incoming.flow, user, self._clock.mono())
         if device is None:
             return self._unregistered(incoming, user)
         self.counts["stray_notify"] += 1

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from gateway.clock import Clock
 from gateway.model import Device, Platform
 from gateway.registry import Registry
 from gateway.services.liveness import Liveness
@@ -76,7 +77,8 @@ class Peers:
     proves itself. (Moving with it on the strength of a heartbeat would let anybody take a camera over.)
     """
 
-    def __init__(self, *, registry: Registry, liveness: Liveness) -> None:
+    def __init__(self, *, registry: Registry, liveness: Liveness, clock: Clock | None = None) -> None:
+        self._clock = clock or Clock()
         self._registry = registry
         self._liveness = liveness
         self.uppers: Uppers | None = None
@@ -87,7 +89,7 @@ class Peers:
         """The peer in ``role``, or in the only role it has (device first). UNKNOWN when nothing proves it."""
         user = sender_of(incoming)
         if role is not PeerKind.UPPER:
-            device = self.device_of(incoming.flow, user, incoming.received_mono)
+            device = self.device_of(incoming.flow, user, self._clock.mono())
             if device is not None:
                 return Peer(PeerKind.DEVICE, device.device_id, device=device)
         if role is not PeerKind.DEVICE:

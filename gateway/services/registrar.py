@@ -16,7 +16,7 @@ from datetime import timedelta
 
 from config.settings import HeartbeatSettings, RegistrationSettings
 from gateway.clock import Clock, beijing_text
-from gateway.events import DeviceConflict, DeviceRegistered, EventBus, SecurityEvent
+from gateway.events import DeviceConflict, DeviceOnline, DeviceRegistered, EventBus, SecurityEvent
 from gateway.model import Device, State
 from gateway.networks import address_of
 from gateway.registry import Registry, device_kind, flow_key
@@ -375,6 +375,7 @@ class Registrar:
             else:
                 device.last_seen_mono = now
                 self._liveness.watch(device)
+                self._bus.publish(DeviceOnline(device.device_id, "resumed"))
                 resumed += 1
         logger.info("registrations resumed online=%d lost=%d", resumed, lost)
         return resumed, lost
