@@ -110,7 +110,6 @@ class AudioDepacketizer:
         self.timeline = Timeline()
         self.audio_announced = True
         self.resyncs = 0
-        self.video: VideoAssembler | None = None
 
     def feed(
         self, payloads: Payloads, rtp_timestamp: int, *, gap: bool, end: bool, now: float

@@ -75,6 +75,10 @@ class Deframer:
                 break
         return spans
 
+    def unread_from(self, start: int) -> memoryview:
+        """The raw bytes from the frame whose packet begins at ``start``, to be fed to another deframer."""
+        return self.view[start - self.framing.value : self._end]
+
     def feed(self, data: bytes) -> list[bytes]:
         """Copying form of :meth:`space` and :meth:`advance`, for any amount of data."""
         packets = []

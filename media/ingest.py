@@ -1,0 +1,241 @@
+"""From the packets of one session to runs in order: which SSRC, which place, what is lost. Pure; time is an argument.
+
+The SSRC of the offer, of the answer and of the packets may be three different ones, or zero (field quirk 27): the
+first valid packet teaches what to expect, a disagreement is reported once, nothing is reopened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from media import rtp
+from media.reorder import Ordered, ReorderBuffer
+from media.runs import Run
+from media.specs import PayloadFormat
+from media.unit import TICKS_PER_SECOND
+
+SILENCE_S = 1.0
+"""After this silence of the known SSRC another one takes its place at once."""
+PERSISTENT_PACKETS = 10
+"""So many packets of another SSRC in a row take its place, too."""
+_PAYLOAD_TYPES = frozenset((*range(64), *range(96, 128)))
+"""64 to 95 collide with RTCP (RFC 5761 4)."""
+_NEVER = -1
+_CLOCK_JUMP = 10 * TICKS_PER_SECOND
+
+
+class Ingest:
+    """One session's packets. ``deliver`` gets every run; ``on_fault(kind, detail)`` what an operator should know.
+
+    ``ssrc`` is the expected one, None when it is to be learned. ``on_rtcp`` gets RTCP packets found among RTP.
+    """
+
+    def __init__(
+        self,
+        *,
+        ssrc: int | None,
+        deliver: Callable[[Run], None],
+        on_fault: Callable[[str, str], None] | None = None,
+        on_rtcp: Callable[[bytes, float], None] | None = None,
+        window_s: float = 0.2,
+        payloads: Sequence[PayloadFormat] = (),
+    ) -> None:
+        self.wanted = ssrc
+        self.payloads = tuple(payloads)
+        self.ssrc: int | None = None
+        """The SSRC in use, once learned."""
+        self.packets = 0
+        self.bytes = 0
+        self.ssrc_faults = 0
+        self.foreign = 0
+        self.invalid = 0
+        self.last_packet_mono: float | None = None
+        self.payload_type = 0
+        self.reorder: ReorderBuffer[bytes] = ReorderBuffer(window_s)
+        self.jitter = 0.0
+        """Interarrival jitter in ticks, sampled at the end of runs (RFC 3550 6.4.1)."""
+        self._deliver = deliver
+        self._on_fault = on_fault
+        self._on_rtcp = on_rtcp
+        self._index = 0
+        self._shift = 0
+        self._last_stamp = 0
+        self._expected = _NEVER
+        self._second = _NEVER
+        """The second header byte with the marker set, as it is on every packet of the fast path."""
+        self._other: tuple[int, int, int] = (0, 0, 0)
+        """Another SSRC that was heard: its value, how often in a row, our packet count at that time."""
+        self._restarted = False
+        self._mismatch_told = False
+        self._transit: float | None = None
+
+    @property
+    def lost(self) -> int:
+        return self.reorder.lost
+
+    @property
+    def holding(self) -> bool:
+        return self.reorder.holding
+
+    @property
+    def highest_sequence(self) -> int:
+        return ((self._index >> 16) << 16 | (self.reorder.expected or 1) - 1) & 0xFFFFFFFF
+
+    def expect(self, ssrc: int) -> None:
+        """The answer named this SSRC. What arrives already is kept; the named one takes over when it comes."""
+        self.wanted = ssrc
+        if self.ssrc is not None and self.ssrc != ssrc:
+            self._tell_mismatch()
+
+    def is_valid(self, packet: bytes | memoryview) -> bool:
+        """Whether this can be the first packet of a session: RTP version 2, a payload type that is none of RTCP."""
+        return rtp.payload_bounds(packet) is not None and packet[1] & 0x7F in _PAYLOAD_TYPES
+
+    def feed(self, view: memoryview, starts: list[int], sizes: list[int], now: float) -> None:
+        """Packets as they came in, each at least twelve bytes, in one writable buffer."""
+        unpack = rtp.HEADER.unpack_from
+        expected, ssrc, second = self._expected, self.ssrc, self._second
+        stamps: list[int] = []
+        first = 0
+        for position, start in enumerate(starts):
+            byte0, byte1, sequence, stamp, source = unpack(view, start)
+            if sequence == expected and source == ssrc and byte0 == 0x80 and byte1 | 0x80 == second:
+                stamps.append(stamp)
+                expected = (expected + 1) & 0xFFFF
+                continue
+            if stamps:
+                self._straight(view, starts[first:position], sizes[first:position], stamps, expected, now)
+                stamps = []
+            self._odd(bytes(view[start : start + sizes[position]]), now)
+            first = position + 1
+            expected, ssrc, second = self._expected, self.ssrc, self._second
+        if stamps:
+            if first:
+                starts, sizes = starts[first:], sizes[first:]
+            self._straight(view, starts, sizes, stamps, expected, now)
+
+    def tick(self, now: float) -> bool:
+        """Give up waiting for late packets. True while packets are held."""
+        if self.reorder.holding:
+            self._pass_on(self.reorder.expire(now), now)
+            self._renew()
+        return self.reorder.holding
+
+    def flush(self, now: float) -> None:
+        """Hand out what is held, at the end."""
+        self._pass_on(self.reorder.flush(), now)
+
+    def _straight(
+        self,
+        view: memoryview,
+        starts: list[int],
+        sizes: list[int],
+        stamps: list[int],
+        expected: int,
+        now: float,
+    ) -> None:
+        """The fast path: all in order, one sender, plain headers."""
+        self._expected = self.reorder.expected = expected
+        count = len(stamps)
+        run = Run(
+            view, starts, sizes, stamps,
+            index=self._index, payload_type=self.payload_type, arrival=now, shift=self._shift,
+        )  # fmt: skip
+        self._count(run, count, stamps[-1], now)
+        self._deliver(run)
+
+    def _count(self, run: Run, count: int, stamp: int, now: float) -> None:
+        self.packets += count
+        self.bytes += sum(run.sizes)
+        self._index += count
+        self.last_packet_mono = now
+        if stamp != self._last_stamp:
+            transit = now * TICKS_PER_SECOND - stamp
+            if self._transit is not None:
+                difference = abs(transit - self._transit)
+                if difference < _CLOCK_JUMP:
+                    self.jitter += (difference - self.jitter) / 16
+            self._transit = transit
+            self._last_stamp = stamp
+
+    def _odd(self, packet: bytes, now: float) -> None:
+        """Everything that is not the next plain packet of the known sender."""
+        if rtp.is_rtcp(packet):
+            if self._on_rtcp is not None:
+                self._on_rtcp(packet, now)
+            return
+        if not self.is_valid(packet):
+            self.invalid += 1
+            return
+        _, second, sequence, stamp, ssrc = rtp.HEADER.unpack_from(packet)
+        if ssrc != self.ssrc and not self._admit(ssrc, stamp, now):
+            self.foreign += 1
+            return
+        if second & 0x7F != self.payload_type or self._second == _NEVER:
+            self.payload_type = second & 0x7F
+        self.last_packet_mono = now
+        self._pass_on(self.reorder.push(sequence, packet, now), now)
+        self._renew()
+
+    def _renew(self) -> None:
+        """What the fast path may expect next; nothing while packets are held back."""
+        expected = self.reorder.expected
+        self._expected = _NEVER if self.reorder.holding or expected is None else expected
+        self._second = self.payload_type | 0x80
+
+    def _admit(self, ssrc: int, stamp: int, now: float) -> bool:
+        """Whether packets of this SSRC are (from now on) the session's."""
+        if self.ssrc is None:
+            self.ssrc = ssrc
+            if self.wanted is not None and ssrc != self.wanted:
+                self._tell_mismatch()
+            return True
+        value, count, seen = self._other
+        count = count + 1 if value == ssrc and seen == self.packets else 1
+        self._other = (ssrc, count, self.packets)
+        silent = self.last_packet_mono is not None and now - self.last_packet_mono > SILENCE_S
+        if ssrc != self.wanted and not silent and count < PERSISTENT_PACKETS:
+            return False
+        self._pass_on(self.reorder.flush(), now)
+        if ssrc != self.wanted:
+            self.ssrc = ssrc
+            self._tell_mismatch()
+        self.ssrc = ssrc
+        self.reorder.restart()
+        self._restarted = True
+        self._continue_clock(stamp, now)
+        return True
+
+    def _continue_clock(self, stamp: int, now: float) -> None:
+        """Relays' timestamps go on where the old sender's stopped, by the time that passed."""
+        passed = 0.0 if self.last_packet_mono is None else max(now - self.last_packet_mono, 0.04)
+        target = self._last_stamp + self._shift + round(passed * TICKS_PER_SECOND)
+        self._shift = (target - stamp) & 0xFFFFFFFF
+        self._transit = None
+
+    def _tell_mismatch(self) -> None:
+        self.ssrc_faults += 1
+        if not self._mismatch_told and self._on_fault is not None and self.wanted is not None:
+            self._mismatch_told = True
+            self._on_fault("ssrc_mismatch", f"expected={self.wanted:010d} received={self.ssrc or 0:010d}")
+
+    def _pass_on(self, packets: list[Ordered[bytes]], now: float) -> None:
+        for lost, _, packet in packets:
+            _, second, _, stamp, _ = rtp.HEADER.unpack_from(packet)
+            if lost > 0:
+                self._index += lost
+            elif lost < 0 and abs(_clock_delta(stamp, self._last_stamp)) > _CLOCK_JUMP:
+                self._continue_clock(stamp, now)
+            if self._restarted:
+                self._restarted, lost = False, -1
+            run = Run(
+                memoryview(bytearray(packet)), [0], [len(packet)], [stamp],
+                index=self._index, payload_type=second & 0x7F, arrival=now, lost=lost, shift=self._shift,
+                plain=packet[0] == 0x80,
+            )  # fmt: skip
+            self._count(run, 1, stamp, now)
+            self._deliver(run)
+
+
+def _clock_delta(newer: int, older: int) -> int:
+    return ((newer - older + 0x80000000) & 0xFFFFFFFF) - 0x80000000

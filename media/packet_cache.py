@@ -1,0 +1,52 @@
+"""Keeps a session's packets since its last key frame, so that a new relay starts with a picture. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from media.runs import Run
+
+
+class PacketCache:
+    """Runs since the last key frame. A group of pictures above ``limit_bytes`` is not kept."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.bytes = 0
+        self.has_key = False
+        self._limit = limit_bytes
+        self._runs: deque[Run] = deque()
+        self._open = True
+
+    def add(self, run: Run) -> None:
+        """Keep a run whose buffer is its own."""
+        if not self._open:
+            return
+        self._runs.append(run)
+        self.bytes += len(run.view)
+        if self.bytes > self._limit:
+            self.clear()
+            self._open = False
+
+    def cut(self, index: int) -> None:
+        """A key frame begins with packet ``index``: forget what is older."""
+        runs = self._runs
+        while runs and runs[0].end_index <= index:
+            self.bytes -= len(runs.popleft().view)
+        if runs and runs[0].index < index:
+            runs[0] = runs[0].tail(index)
+        self.has_key = bool(runs) and runs[0].index == index
+        self._open = True
+
+    def clear(self) -> None:
+        self._runs.clear()
+        self.bytes = 0
+        self.has_key = False
+
+    @property
+    def keeping(self) -> bool:
+        """Whether runs are worth copying for it now."""
+        return self._open
+
+    def runs(self) -> list[Run]:
+        """The packets from the key frame on; empty when no key frame is kept."""
+        return list(self._runs) if self.has_key else []

@@ -1,0 +1,618 @@
+"""One GB/T 28181 media session coming in: PS over RTP by UDP, TCP passive or TCP active, into a Stream.
+
+Owns the session's sockets, knows its sender (the source is latched on the first valid packet, strangers are dropped
+and counted), and hands runs of packets to the packet cache, the relays and the demuxer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Callable
+
+from media import rtp
+from media.content import Content
+from media.ingest import Ingest
+from media.packet_cache import PacketCache
+from media.ports import PortLease, PortPool
+from media.pump import ARENA_BYTES, TICK_S, Pump
+from media.readers.relay import Relay
+from media.rfc4571 import Deframer, Framing, frame
+from media.runs import Run
+from media.specs import ReceiverInfo, ReceiverSpec, ReceiverUpdate, StreamStats, Transport
+from media.stream import Stream
+from media.tcp import dial, tune
+from media.unit import AccessUnit
+
+log = logging.getLogger(__name__)
+
+Address = tuple[str, int]
+
+RELATCH_S = 2.0
+"""After this silence of the latched source a stranger with the same SSRC takes its place (NAT rebinding)."""
+RECEIVER_REPORT_S = 5.0
+_DRAIN_LIMIT = ARENA_BYTES - 64 * 1024
+_MAX_WAITING = 4
+_FIRST_PACKET_S = 10.0
+"""A connection without a valid packet for this long is closed."""
+
+
+class GbSource:
+    """One receiver. :meth:`open` binds; :meth:`update` tells what the answer said; :meth:`close` releases all.
+
+    ``on_lost(cause)`` fires once per loss: no_rtp | connection_lost | dial_failed. ``on_fault(kind, detail)`` fires at
+    most once per kind.
+    """
+
+    def __init__(
+        self,
+        spec: ReceiverSpec,
+        stream: Stream,
+        *,
+        pump: Pump,
+        ports: PortPool,
+        host: str,
+        window_s: float,
+        cache_bytes: int,
+        shared: SharedPort | None = None,
+        on_lost: Callable[[str], None],
+        on_fault: Callable[[str, str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.spec = spec
+        self.stream = stream
+        self.remote_host = spec.remote_host
+        self.remote_port: int | None = None
+        self.paused = False
+        self.relays: list[Relay] = []
+        self.relayed_before = 0
+        self.relay_drops_before = 0
+        self.source: Address | None = None
+        """Where the session's packets come from, once known."""
+        self.foreign = 0
+        self._pump = pump
+        self._ports = ports
+        self._host = host
+        self._shared = shared if spec.shared_port else None
+        self._on_lost = on_lost
+        self._on_fault = on_fault
+        self._clock = clock
+        self._told: set[str] = set()
+        self._lease: PortLease | None = None
+        self._connections: list[TcpInput] = []
+        self._dialling: asyncio.Task[None] | None = None
+        self._lost_told = False
+        self._alive_mono = clock()
+        self._report_ssrc = secrets.randbits(32)
+        self._reporter: tuple[Address | None, rtp.SenderReport, float] | None = None
+        self._reported_mono = 0.0
+        self._reported: tuple[int, int] = (0, 0)
+        self.ingest = Ingest(
+            ssrc=spec.ssrc, deliver=self._deliver, on_fault=self._fault, on_rtcp=self._rtcp_in_media,
+            window_s=window_s, payloads=spec.payloads,
+        )  # fmt: skip
+        self.content = Content(payloads=spec.payloads, publish=self._publish, on_fault=self._fault)
+        self.cache = PacketCache(cache_bytes)
+        self._kept: Run | None = None
+        self._chosen: TcpInput | None = None
+        """The connection that carries the session."""
+        self._cut_mono = 0.0
+
+    # --- life --------------------------------------------------------------------------------------------------
+
+    def open(self) -> ReceiverInfo:
+        """Bind the port that the offer names. Raises NoPort."""
+        now = self._clock()
+        transport = self.spec.transport
+        if self._shared is not None and transport is not Transport.TCP_ACTIVE:
+            self._shared.add(self)
+            port = self._shared.port
+        elif transport is Transport.UDP:
+            self._lease = self._ports.lease_udp(now)
+            self._pump.register(self._lease.rtp, self._drain_udp)
+            if self._lease.rtcp is not None:
+                self._pump.register(self._lease.rtcp, self._drain_rtcp)
+            port = self._lease.port
+        else:
+            self._lease = self._ports.lease_tcp(now, listen=transport is Transport.TCP_PASSIVE)
+            if transport is Transport.TCP_PASSIVE:
+                self._pump.register(self._lease.rtp, self._accept)
+            port = self._lease.port
+        return ReceiverInfo(stream_id=self.spec.stream_id, host=self._host, port=port, ssrc=self.spec.ssrc)
+
+    def update(self, update: ReceiverUpdate) -> None:
+        """What the answer taught. Early packets are kept; the socket stays open (field quirk 27)."""
+        self._alive_mono = self._clock()
+        if update.ssrc is not None:
+            self.ingest.expect(update.ssrc)
+        if update.payloads is not None:
+            self.content.renegotiate(update.payloads)
+        if update.remote_host is not None:
+            self.remote_host = update.remote_host
+        if update.remote_port is not None:
+            self.remote_port = update.remote_port
+        if update.paused is not None:
+            self.paused = update.paused
+        ready = self.remote_host is not None and self.remote_port is not None
+        if self.spec.transport is Transport.TCP_ACTIVE and ready and self._dialling is None:
+            self._dialling = asyncio.get_running_loop().create_task(self._dial())
+
+    def close(self) -> None:
+        """Release sockets, port and tasks; relays end with cause stream_closed."""
+        for relay in tuple(self.relays):
+            relay.end_with_stream()
+        if self._dialling is not None:
+            self._dialling.cancel()
+        for connection in tuple(self._connections):
+            connection.close()
+        self._connections.clear()
+        self._pump.forget(self)
+        if self._shared is not None:
+            self._shared.remove(self)
+        if self._lease is not None:
+            self._pump.unregister(self._lease.rtp)
+            if self._lease.rtcp is not None:
+                self._pump.unregister(self._lease.rtcp)
+            self._lease.release(self._clock())
+            self._lease = None
+        self.cache.clear()
+        self.stream.close()
+
+    def check(self, now: float) -> None:
+        """Housekeeping, about twice a second: loss of media, receiver reports, silent connections."""
+        last = self.ingest.last_packet_mono
+        if last is not None and last > self._alive_mono:
+            self._alive_mono = last
+            self._lost_told = False
+        if not self.paused and now - self._alive_mono > self.spec.no_rtp_timeout_s:
+            self._lose("no_rtp")
+        for connection in tuple(self._connections):
+            if connection is not self._chosen and now - connection.opened_mono > _FIRST_PACKET_S:
+                connection.close()
+                self._connections.remove(connection)
+        if self._reporter is not None and now - self._reported_mono >= RECEIVER_REPORT_S:
+            self._send_report(now)
+
+    def _lose(self, cause: str) -> None:
+        if not self._lost_told:
+            self._lost_told = True
+            self._on_lost(cause)
+
+    def _fault(self, kind: str, detail: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
+            log.warning("event=media_fault stream_id=%s kind=%s %s", self.spec.stream_id, kind, detail)
+            self._on_fault(kind, detail)
+
+    # --- packets -----------------------------------------------------------------------------------------------
+
+    def _deliver(self, run: Run) -> None:
+        """One run, in order: keep, relay, demux."""
+        self._kept = None
+        if self.cache.keeping:
+            self._kept = run.copy()
+            self.cache.add(self._kept)
+        for relay in tuple(self.relays):
+            relay.forward(run, lambda: self._keep(run))
+        self.content.take(run)
+
+    def _keep(self, run: Run) -> Run:
+        if self._kept is None:
+            self._kept = run.copy()
+        return self._kept
+
+    def _publish(self, unit: AccessUnit, first_index: int) -> None:
+        if unit.key and not unit.damaged:
+            self.cache.cut(first_index)
+        if self.content.audio_announced:
+            self.stream.audio_announced = True
+        self.stream.publish(unit)
+
+    def feed(self, view: memoryview, starts: list[int], sizes: list[int], now: float) -> None:
+        """Packets of this session from any transport."""
+        self.ingest.feed(view, starts, sizes, now)
+        if self.ingest.holding:
+            self._pump.every_tick(self, self.ingest.tick)
+
+    def cached_runs(self) -> list[Run]:
+        return self.cache.runs()
+
+    def add_relay(self, relay: Relay) -> None:
+        self.relays.append(relay)
+
+    def remove_relay(self, relay: Relay) -> None:
+        if relay in self.relays:
+            self.relays.remove(relay)
+            self.relayed_before += relay.sent
+            self.relay_drops_before += relay.dropped
+
+    def request_key_frame(self) -> None:
+        self.stream.request_key_frame()
+
+    # --- UDP ---------------------------------------------------------------------------------------------------
+
+    def _drain_udp(self, now: float) -> None:
+        """Read what is there, in one sweep; packets of the latched source go on together."""
+        if self._lease is None:
+            return
+        receive, view = self._lease.rtp.recvfrom_into, self._pump.view
+        source = self.source
+        starts: list[int] = []
+        sizes: list[int] = []
+        position = longest = 0
+        may_cut = now - self._cut_mono > 1.5 * TICK_S
+        while position < _DRAIN_LIMIT:
+            try:
+                size, address = receive(view[position:])
+            except OSError:
+                break
+            if address == source and size >= rtp.HEADER_SIZE:
+                starts.append(position)
+                sizes.append(size)
+                position += size
+                if size < longest and may_cut:
+                    # A shorter packet ends a frame: skip the read that would only say "empty".
+                    self._cut_mono = now
+                    break
+                longest = size
+                continue
+            if starts:
+                self.feed(view, starts, sizes, now)
+                starts, sizes = [], []
+            self._from_elsewhere(bytes(view[position : position + size]), address[:2], now)
+            source, position = self.source, 0
+        if starts:
+            self.feed(view, starts, sizes, now)
+
+    def _from_elsewhere(self, packet: bytes, address: Address, now: float) -> None:
+        """A packet that is not from the latched source: the first one, a stranger, or the sender behind a new NAT port."""
+        if not self.accepts(packet, address, now):
+            return
+        if self.source != address:
+            log.info("event=media_source stream_id=%s source=%s:%d", self.spec.stream_id, *address)
+        self.source = address
+        self.feed(memoryview(bytearray(packet)), [0], [len(packet)], now)
+
+    def accepts(self, packet: bytes, address: Address, now: float) -> bool:
+        """Whether ``address`` may be this session's source from now on; counts it as foreign otherwise."""
+        if len(packet) < rtp.HEADER_SIZE or rtp.is_rtcp(packet) or not self.ingest.is_valid(packet):
+            self.ingest.invalid += 1
+            return False
+        expected_host = self.remote_host is None or address[0] == self.remote_host
+        if self.source is None or address == self.source:
+            if expected_host:
+                return True
+        elif expected_host and self._may_replace(packet, now):
+            return True
+        self.foreign += 1
+        self._fault("foreign_source", f"source={address[0]}:{address[1]}")
+        return False
+
+    def _may_replace(self, packet: bytes, now: float) -> bool:
+        ssrc = int.from_bytes(packet[8:12], "big")
+        ingest = self.ingest
+        if ssrc == ingest.wanted and ingest.ssrc != ingest.wanted:
+            return True  # the promised SSRC beats whoever came first
+        last = ingest.last_packet_mono
+        silence = now - last if last is not None else RELATCH_S
+        return silence >= (RELATCH_S if ssrc in (ingest.ssrc, ingest.wanted) else 2 * RELATCH_S)
+
+    # --- TCP ---------------------------------------------------------------------------------------------------
+
+    def _accept(self, now: float) -> None:
+        if self._lease is None:
+            return
+        while True:
+            try:
+                sock, address = self._lease.rtp.accept()
+            except OSError:
+                return
+            self.adopt(sock, address[:2], now)
+
+    def adopt(self, sock: socket.socket, address: Address, now: float, data: bytes = b"") -> None:
+        """A connection that may carry this session; ``data`` was read from it already."""
+        expected_host = self.remote_host is None or address[0] == self.remote_host
+        if not expected_host or len(self._connections) >= _MAX_WAITING:
+            self.foreign += 1
+            self._fault("foreign_source", f"source={address[0]}:{address[1]} transport=tcp")
+            sock.close()
+            return
+        tune(sock)
+        connection = TcpInput(
+            sock, address, self._pump, now, packets=self._tcp_packets, ended=self._tcp_ended
+        )
+        self._connections.append(connection)
+        if data:
+            connection.take(data, now)
+
+    def _tcp_packets(self, connection: TcpInput, spans: list[tuple[int, int]], now: float) -> None:
+        """Whole packets of one connection. The first connection with a valid packet is the session's."""
+        view = connection.deframer.view
+        if connection is not self._chosen:
+            start, size = spans[0]
+            packet = bytes(view[start : start + size])
+            current = self._chosen
+            if current is not None and not self._may_replace(packet, now):
+                self.foreign += len(spans)
+                self._fault(
+                    "foreign_source", f"source={connection.address[0]}:{connection.address[1]} transport=tcp"
+                )
+                return
+            if not self.ingest.is_valid(packet) and not rtp.is_rtcp(packet):
+                self.ingest.invalid += 1
+                return
+            self._chosen = connection
+            self.source = connection.address
+            if current is not None:
+                current.close()
+                self._connections.remove(current)
+            log.info("event=media_connection stream_id=%s source=%s:%d framing=%s", self.spec.stream_id,
+                     *connection.address, connection.deframer.framing.name.lower())  # fmt: skip
+        starts = [start for start, size in spans if size >= rtp.HEADER_SIZE]
+        sizes = [size for _, size in spans if size >= rtp.HEADER_SIZE]
+        if starts:
+            self.feed(view, starts, sizes, now)
+
+    def _tcp_ended(self, connection: TcpInput) -> None:
+        if connection in self._connections:
+            self._connections.remove(connection)
+        if connection is self._chosen or self.spec.transport is Transport.TCP_ACTIVE:
+            self._chosen = None
+            now = self._clock()
+            self.ingest.flush(now)
+            self.content.flush(now)
+            self._lose("connection_lost")
+
+    async def _dial(self) -> None:
+        host, port = self.remote_host or "", self.remote_port or 0
+        local = None if self._lease is None else self._lease.rtp.getsockname()[:2]
+        try:
+            sock = await dial(host, port, local=local)
+        except OSError as error:
+            log.info("event=media_dial_failed stream_id=%s error=%s", self.spec.stream_id, error)
+            self._lose("dial_failed")
+            return
+        now = self._clock()
+        self._alive_mono = now
+        self.adopt(sock, (host, port), now)
+
+    # --- RTCP --------------------------------------------------------------------------------------------------
+
+    def _drain_rtcp(self, now: float) -> None:
+        """RTCP on the odd port. Only the media's host is heard; the rest is read away."""
+        if self._lease is None or self._lease.rtcp is None:
+            return
+        for _ in range(32):
+            try:
+                data, address = self._lease.rtcp.recvfrom(2048)
+            except OSError:
+                return
+            if self.source is not None and address[0] == self.source[0]:
+                self._take_report(data, address[:2], now)
+
+    def _rtcp_in_media(self, data: bytes, now: float) -> None:
+        """RTCP between RTP packets: on TCP by design, on UDP by some senders."""
+        self._take_report(data, None if self._chosen is not None else self.source, now)
+
+    def _take_report(self, data: bytes, address: Address | None, now: float) -> None:
+        report = rtp.parse_sender_report(data)
+        if report is not None:
+            self._reporter = (address, report, now)
+
+    def _send_report(self, now: float) -> None:
+        """A receiver report to a peer that sends sender reports (some stop without)."""
+        if self._reporter is None or self.ingest.ssrc is None:
+            return
+        self._reported_mono = now
+        address, report, heard = self._reporter
+        ingest = self.ingest
+        received, lost = ingest.packets, ingest.lost
+        new_received, new_lost = received - self._reported[0], lost - self._reported[1]
+        self._reported = (received, lost)
+        total = new_received + new_lost
+        block = rtp.ReportBlock(
+            ssrc=ingest.ssrc or 0, fraction_lost=min(255, new_lost * 256 // total) if total > 0 else 0, lost=lost,
+            highest_sequence=ingest.highest_sequence, jitter=int(ingest.jitter),
+            last_sr=report.ntp >> 16 & 0xFFFFFFFF, delay=int((now - heard) * 65536),
+        )  # fmt: skip
+        data = rtp.build_receiver_report(self._report_ssrc, [block])
+        with contextlib.suppress(OSError):
+            if self._chosen is not None:
+                prefix = b"$\x01" if self._chosen.deframer.framing is Framing.INTERLEAVED else b""
+                self._chosen.sock.send(prefix + frame(data))
+            elif self._lease is not None and self._lease.rtcp is not None and address is not None:
+                self._lease.rtcp.sendto(data, address)
+
+    # --- statistics --------------------------------------------------------------------------------------------
+
+    def stats(self, now: float, viewers: int) -> StreamStats:
+        """Counters since the opening."""
+        ingest, stream = self.ingest, self.stream
+        last = ingest.last_packet_mono
+        resyncs = self.content.resyncs + sum(connection.deframer.resyncs for connection in self._connections)
+        return StreamStats(
+            stream_id=self.spec.stream_id, ready=stream.ready, video=stream.video, audio=stream.audio,
+            ssrc=ingest.ssrc, source=None if self.source is None else f"{self.source[0]}:{self.source[1]}",
+            packets=ingest.packets, bytes=ingest.bytes, lost=ingest.lost, reordered=ingest.reorder.reordered,
+            late=ingest.reorder.late, ssrc_faults=ingest.ssrc_faults,
+            foreign_packets=self.foreign + ingest.foreign + ingest.invalid, resyncs=resyncs,
+            damaged_units=stream.damaged_units, video_units=stream.video_units, audio_units=stream.audio_units,
+            key_units=stream.key_units, viewers=viewers, senders=len(self.relays), reader_drops=stream.total_drops,
+            relay_packets=self.relayed_before + sum(relay.sent for relay in self.relays),
+            relay_drops=self.relay_drops_before + sum(relay.dropped for relay in self.relays),
+            last_packet_age_s=None if last is None else max(0.0, now - last), media_mismatch=self.content.mismatch,
+        )  # fmt: skip
+
+
+class TcpInput:
+    """One TCP connection: reads into its deframer, hands whole packets on. Closed by its owner or by the peer."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        address: Address,
+        pump: Pump,
+        now: float,
+        *,
+        packets: Callable[[TcpInput, list[tuple[int, int]], float], None],
+        ended: Callable[[TcpInput], None],
+    ) -> None:
+        self.sock = sock
+        self.address = address
+        self.opened_mono = now
+        self.deframer = Deframer()
+        self._pump = pump
+        self._packets = packets
+        self._ended = ended
+        pump.register(sock, self._drain)
+
+    def take(self, data: bytes, now: float) -> None:
+        """Bytes that were read before."""
+        self.deframer.space()[: len(data)] = data
+        spans = self.deframer.advance(len(data))
+        if spans:
+            self._packets(self, spans, now)
+
+    def close(self) -> None:
+        self._pump.unregister(self.sock)
+        self.sock.close()
+
+    def _drain(self, now: float) -> None:
+        try:
+            count = self.sock.recv_into(self.deframer.space())
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        if count == 0:
+            self.close()
+            self._ended(self)
+            return
+        spans = self.deframer.advance(count)
+        if spans:
+            self._packets(self, spans, now)
+
+
+class SharedPort:
+    """One UDP and TCP port for many sessions, told apart by SSRC and source (field quirk 27).
+
+    A packet of an unknown source goes to the session that waits for its SSRC, else to the only waiting session of its
+    host, else to the only waiting session at all; else it is foreign.
+    """
+
+    def __init__(
+        self, port: int, *, host: str, pump: Pump, udp: socket.socket, listener: socket.socket
+    ) -> None:
+        self.port = port
+        self.foreign = 0
+        self._pump = pump
+        self._udp = udp
+        self._listener = listener
+        self._sessions: list[GbSource] = []
+        self._routes: dict[tuple[Address, int], GbSource] = {}
+        self._strangers: list[TcpInput] = []
+        pump.register(udp, self._drain)
+        pump.register(listener, self._accept)
+
+    def add(self, source: GbSource) -> None:
+        self._sessions.append(source)
+
+    def remove(self, source: GbSource) -> None:
+        if source in self._sessions:
+            self._sessions.remove(source)
+        self._routes = {key: value for key, value in self._routes.items() if value is not source}
+
+    def close(self) -> None:
+        for connection in self._strangers:
+            connection.close()
+        for sock in (self._udp, self._listener):
+            self._pump.unregister(sock)
+            sock.close()
+
+    def _drain(self, now: float) -> None:
+        receive, view = self._udp.recvfrom_into, self._pump.view
+        batches: dict[int, tuple[GbSource, list[int], list[int]]] = {}
+        position = 0
+        while position < _DRAIN_LIMIT:
+            try:
+                size, address = receive(view[position:])
+            except OSError:
+                break
+            if size < rtp.HEADER_SIZE:
+                continue
+            ssrc = int.from_bytes(view[position + 8 : position + 12], "big")
+            source = self._routes.get((address[:2], ssrc))
+            if source is None:
+                source = self._route(bytes(view[position : position + size]), address[:2], ssrc, now)
+                if source is None:
+                    continue
+            batch = batches.get(id(source))
+            if batch is None:
+                batch = batches[id(source)] = (source, [], [])
+            batch[1].append(position)
+            batch[2].append(size)
+            position += size
+        for source, starts, sizes in batches.values():
+            source.feed(view, starts, sizes, now)
+
+    def _route(self, packet: bytes, address: Address, ssrc: int, now: float) -> GbSource | None:
+        source = self._match(address, ssrc, Transport.UDP)
+        if source is None or not source.accepts(packet, address, now):
+            self.foreign += 1
+            return None
+        source.source = address
+        self._routes[(address, ssrc)] = source
+        return source
+
+    def _match(self, address: Address, ssrc: int, transport: Transport) -> GbSource | None:
+        sessions = [source for source in self._sessions if source.spec.transport is transport]
+        named = [source for source in sessions if ssrc in (source.ingest.wanted, source.ingest.ssrc)]
+        if named:
+            return next((source for source in named if source.remote_host == address[0]), named[0])
+        same = [
+            source for source in sessions if source.source == address and source.remote_host == address[0]
+        ]
+        if len(same) == 1:
+            return same[0]
+        waiting = [source for source in sessions if source.source is None]
+        of_host = [source for source in waiting if source.remote_host == address[0]]
+        for fitting in (of_host, waiting):
+            if len(fitting) == 1:
+                return fitting[0]
+        return None
+
+    def _accept(self, now: float) -> None:
+        while True:
+            try:
+                sock, address = self._listener.accept()
+            except OSError:
+                return
+            self._strangers = [item for item in self._strangers if item.sock.fileno() >= 0]
+            while len(self._strangers) >= 64:
+                self._strangers.pop(0).close()
+            tune(sock)
+            self._strangers.append(
+                TcpInput(
+                    sock, address[:2], self._pump, now, packets=self._assign, ended=lambda connection: None
+                )
+            )
+
+    def _assign(self, connection: TcpInput, spans: list[tuple[int, int]], now: float) -> None:
+        """The first packets of a connection say whose it is; the session takes it over with the bytes read."""
+        view = connection.deframer.view
+        start, size = spans[0]
+        if rtp.is_rtcp(view[start : start + size]):
+            return
+        ssrc = int.from_bytes(view[start + 8 : start + 12], "big")
+        source = self._match(connection.address, ssrc, Transport.TCP_PASSIVE)
+        self._strangers.remove(connection)
+        self._pump.unregister(connection.sock)
+        if source is None:
+            self.foreign += len(spans)
+            connection.sock.close()
+            return
+        source.adopt(connection.sock, connection.address, now, bytes(connection.deframer.unread_from(start)))
