@@ -365,6 +365,8 @@ class Registrar:
             if device.state is not State.ONLINE:
                 continue
             if device.flow is not None and device.flow.reliable:
+                if device.flow.connection:  # it was faster than we and registered already
+                    continue
                 self._registry.set_flow(device, None)
                 self._registry.mark_offline(device, "connection_lost")
                 lost += 1

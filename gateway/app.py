@@ -1,0 +1,187 @@
+"""The one place that builds, starts and stops everything, in order; what was started is stopped in reverse."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AsyncExitStack
+
+from config.settings import Settings
+from gateway.clock import Clock
+from gateway.dispatch import Dispatch
+from gateway.events import EventBus
+from gateway.networks import AddressFault, OwnAddress
+from gateway.peers import Peers
+from gateway.registry import Registry
+from gateway.services.catalog import CatalogService
+from gateway.services.device_info import DeviceInfoService
+from gateway.services.liveness import Liveness
+from gateway.services.registrar import Registrar
+from gateway.services.subscriptions import SubscriptionService
+from gateway.storage.database import Database, StorageFailed
+from gateway.storage.devices import load_registry
+from gateway.storage.journal import Journal
+from gateway.storage.writer import Writer
+from sip.endpoint import Endpoint, Identity, Incoming, Limits, Reply
+from sip.transport import TransportLimits
+
+logger = logging.getLogger(__name__)
+
+DRAIN_S = 2.0
+
+
+class StartFailed(Exception):
+    """The gateway cannot start; the message is one line for the operator."""
+
+
+class Gateway:
+    """All parts of the service. Build, ``start``, ``stop``; a part that fails to start takes the others down again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.clock = Clock()
+        self.bus = EventBus()
+        self.first_password: str | None = None
+        self._stack = AsyncExitStack()
+        self._build_storage()
+        self._build_signalling()
+        self._build_devices()
+
+    # -- building --------------------------------------------------------------------------------------------
+
+    def _build_storage(self) -> None:
+        storage = self.settings.storage
+        self.registry = Registry(bus=self.bus, clock=self.clock)
+        self.database = Database(storage)
+        self.journal = Journal(clock=self.clock)
+        self.writer = Writer(
+            database=self.database,
+            registry=self.registry,
+            journal=self.journal,
+            interval_s=storage.flush_interval_s,
+            clock=self.clock,
+        )
+
+    def _build_signalling(self) -> None:
+        sip = self.settings.sip
+        self.identity = Identity(sip.server_id, sip.domain)
+        self.own_address = OwnAddress(sip)
+        self.endpoint = Endpoint(
+            self.identity,
+            host=sip.host,
+            port=sip.port,
+            handler=_not_yet,
+            user_agent=sip.user_agent,
+            limits=Limits(transport=TransportLimits(connections=sip.max_connections)),
+            advertise=self.own_address.configured,
+            stray_notify=self.settings.catalog.tolerant_notify,
+        )
+        self.own_address.route = self.endpoint.local_address
+
+    def _build_devices(self) -> None:
+        settings = self.settings
+        self.liveness = Liveness(
+            settings=settings.heartbeat,
+            registry=self.registry,
+            heartbeat_revives=settings.registration.heartbeat_revives,
+            clock=self.clock,
+        )
+        self.registrar = Registrar(
+            settings=settings.registration,
+            heartbeat=settings.heartbeat,
+            domain=settings.sip.domain,
+            registry=self.registry,
+            liveness=self.liveness,
+            bus=self.bus,
+            clock=self.clock,
+        )
+        self.peers = Peers(registry=self.registry, liveness=self.liveness, clock=self.clock)
+        self.dispatch = Dispatch(
+            endpoint=self.endpoint,
+            domain=settings.sip.domain,
+            peers=self.peers,
+            registrar=self.registrar,
+            liveness=self.liveness,
+            bus=self.bus,
+            clock=self.clock,
+        )
+        self.endpoint.handler = self.dispatch.handle
+        self.endpoint.on_connection_closed = self.liveness.connection_closed
+        self.catalog = CatalogService(
+            settings=settings.catalog,
+            registry=self.registry,
+            bus=self.bus,
+            dispatch=self.dispatch,
+            clock=self.clock,
+        )
+        self.device_info = DeviceInfoService(registry=self.registry, bus=self.bus, dispatch=self.dispatch)
+        self.subscriptions = SubscriptionService(
+            settings=settings.catalog,
+            domain=settings.sip.domain,
+            registry=self.registry,
+            bus=self.bus,
+            dispatch=self.dispatch,
+            endpoint=self.endpoint,
+            catalog=self.catalog,
+            journal=self.journal,
+            clock=self.clock,
+        )
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start all parts. Raises StartFailed, after stopping what was started."""
+        try:
+            self.own_address.check()
+            await self._start_storage()
+            await self._start_signalling()
+            await self._start_devices()
+        except (StorageFailed, AddressFault, OSError) as error:
+            await self.stop()
+            raise StartFailed(_one_line(error)) from error
+        except BaseException:
+            await self.stop()
+            raise
+        logger.info(
+            "gateway started server=%s port=%d devices=%d channels=%d",
+            self.settings.sip.server_id, self.endpoint.port, len(self.registry.devices),
+            self.registry.channel_count(),
+        )  # fmt: skip
+
+    async def stop(self) -> None:
+        """Stop all parts in reverse order. Registrations and subscriptions stay on record. May be called again."""
+        await self._stack.aclose()
+
+    async def _start_storage(self) -> None:
+        await self.database.open()
+        self._stack.push_async_callback(self.database.close)
+        async with self.database.connect() as connection:
+            await load_registry(connection, self.registry)
+            await self.journal.read(connection)
+        await self.writer.start()
+        self._stack.push_async_callback(self.writer.close)
+
+    async def _start_signalling(self) -> None:
+        await self.endpoint.start()
+        self._stack.push_async_callback(self.endpoint.close, DRAIN_S)
+
+    async def _start_devices(self) -> None:
+        self._stack.push_async_callback(self.dispatch.close)
+        self.catalog.start()
+        self._stack.push_async_callback(self.catalog.close)
+        self.device_info.start()
+        self._stack.push_async_callback(self.device_info.close)
+        await self.subscriptions.start()
+        self._stack.push_async_callback(self.subscriptions.close)
+        self.registrar.resume()
+        await self.liveness.start()
+        self._stack.push_async_callback(self.liveness.close)
+
+
+def _not_yet(incoming: Incoming) -> Reply:
+    """Before everything is built nobody is served."""
+    del incoming
+    return Reply(503)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500]
