@@ -9,7 +9,9 @@ from gateway.services.errors import PlayFailed
 from gateway.services.session_address import MediaAddress
 
 
-def chooser(route: str = "10.0.0.5", *, media: dict[str, object] | None = None, **sip: object) -> MediaAddress:
+def chooser(
+    route: str = "10.0.0.5", *, media: dict[str, object] | None = None, **sip: object
+) -> MediaAddress:
     return MediaAddress(
         sip=SipSettings.model_validate(sip),
         media=MediaSettings.model_validate(media or {}),
@@ -28,7 +30,10 @@ def test_each_network_is_told_its_own_address() -> None:
 
 def test_fixed_addresses_come_before_the_route() -> None:
     assert chooser(advertise_host="203.0.113.5").for_peer("10.0.0.77") == "203.0.113.5"
-    assert chooser(advertise_host="203.0.113.5", media={"host": "203.0.113.9"}).for_peer("1.2.3.4") == "203.0.113.9"
+    assert (
+        chooser(advertise_host="203.0.113.5", media={"host": "203.0.113.9"}).for_peer("1.2.3.4")
+        == "203.0.113.9"
+    )
 
 
 @pytest.mark.quirk(12)

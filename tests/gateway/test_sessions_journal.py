@@ -46,7 +46,11 @@ def entry(call_id: str, transport: str, ssrc: int = 183000000) -> dict[str, Any]
 @pytest.mark.quirk(33)
 async def test_udp_orphans_are_ended_at_start_and_tcp_ones_when_the_device_returns() -> None:
     endpoint, store, pool = FakeEndpoint(), FakeJournal(), SsrcPool("4101830000")
-    store["a"], store["b"], store["broken"] = entry("a", "udp", 183000001), entry("b", "tcp", 183000002), {"x": 1}
+    store["a"], store["b"], store["broken"] = (
+        entry("a", "udp", 183000001),
+        entry("b", "tcp", 183000002),
+        {"x": 1},
+    )
     journal = DialogJournal(journal=store, endpoint=endpoint, ssrc_pool=pool)
     await journal.end_orphans()
     assert pool.leased == 2  # the cameras may still send with these

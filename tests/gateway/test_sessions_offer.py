@@ -127,7 +127,14 @@ def read(body: bytes | str, rung: Rung = UDP, peer_host: str = "10.41.183.61") -
 
 
 def answer(*extra: str, media: str = "15060 RTP/AVP 96", host: str = "10.41.183.61") -> str:
-    lines = ["v=0", f"o={CAMERA} 0 0 IN IP4 {host}", "s=Play", f"c=IN IP4 {host}", "t=0 0", f"m=video {media}"]
+    lines = [
+        "v=0",
+        f"o={CAMERA} 0 0 IN IP4 {host}",
+        "s=Play",
+        f"c=IN IP4 {host}",
+        "t=0 0",
+        f"m=video {media}",
+    ]
     return "\r\n".join([*lines, "a=sendonly", *extra]) + "\r\n"
 
 
@@ -136,14 +143,18 @@ def answer(*extra: str, media: str = "15060 RTP/AVP 96", host: str = "10.41.183.
 def test_ssrc_of_the_answer() -> None:
     assert read(answer("a=rtpmap:96 PS/90000", "y=0183000001")).ssrc is None  # as offered
     assert read(answer("a=rtpmap:96 PS/90000", "y=0200009319")).ssrc == 200009319  # decimal, leading zero
-    assert read(answer("a=rtpmap:96 PS/90000", "y=3000000001 ")).ssrc == 3_000_000_001  # above 2^31, blank behind
+    assert (
+        read(answer("a=rtpmap:96 PS/90000", "y=3000000001 ")).ssrc == 3_000_000_001
+    )  # above 2^31, blank behind
     assert read(answer("a=rtpmap:96 PS/90000")).ssrc is None  # no y= at all
     assert read(answer("a=rtpmap:96 PS/90000", "y=0000000000")).ssrc is None
 
 
 @pytest.mark.gb("G191")
 def test_payload_is_read_by_rtpmap() -> None:
-    assert [(p.number, p.encoding) for p in read(answer("a=rtpmap:96 H265/90000")).payloads or ()] == [(96, "H265")]
+    assert [(p.number, p.encoding) for p in read(answer("a=rtpmap:96 H265/90000")).payloads or ()] == [
+        (96, "H265")
+    ]
     chosen = read(answer("a=rtpmap:98 H264/90000", media="15060 RTP/AVP 98")).payloads
     assert [(p.number, p.encoding) for p in chosen or ()] == [(98, "H264")]
     chosen = read(answer("a=rtpmap:100 H265/90000", media="15060 RTP/AVP 100")).payloads
