@@ -67,6 +67,8 @@ class Fragmenter:
         self._shift: int | None = None
         self._duration = DEFAULT_DURATION
         self._sequence = 0
+        self._picture_out = False
+        self._kept_audio: list[Fragment] = []
         self._early_audio: deque[AccessUnit] = deque(maxlen=EARLY_AUDIO_UNITS)
 
     @property
@@ -139,13 +141,16 @@ class Fragmenter:
             key=held.key,
             offset=held.offset,
         )
-        return [Fragment(self._init, data, held.key)]
+        kept, self._kept_audio = self._kept_audio, []
+        self._picture_out = True
+        return [Fragment(self._init, data, held.key), *kept]
 
     def _begin(self, config: fmp4.VideoConfig) -> None:
         if self._init is not None:
             self.restarts += 1
         audio = self._audio.config if self._audio is not None else None
         self._config, self._audio_in_init = config, audio is not None
+        self._picture_out, self._kept_audio = False, []
         video = {"codec": config.codec.value, "width": config.info.width, "height": config.info.height}
         self._init = Init(
             fmp4.mime(config, audio),
@@ -181,4 +186,7 @@ class Fragmenter:
             position = max(0, frame.position)
             data = fmp4.fragment(self._sequence, fmp4.AUDIO_TRACK, position, 1024, frame.data, key=True)
             out.append(Fragment(self._init, data))
+        if not self._picture_out:  # what a player is given first is a key frame
+            self._kept_audio += out
+            return []
         return out
