@@ -39,8 +39,8 @@ class Tally:
 class Result:
     """One count. Classes are the point classes 1, 2, 3, 9, or 0 where none is given."""
 
-    devices: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
-    """By device kind."""
+    device_townships: dict[tuple[str, str], Tally] = field(default_factory=lambda: defaultdict(Tally))
+    """Devices by (township, kind)."""
     cameras: Tally = field(default_factory=Tally)
     townships: dict[tuple[str, str], Tally] = field(default_factory=lambda: defaultdict(Tally))
     """Cameras by (township, class)."""
@@ -54,10 +54,7 @@ class Result:
 
 @lru_cache(maxsize=50_000)
 def place_of(civil_code: str, grassroots_code: str, code: str) -> str:
-    """Narrowest known division of a channel: township key, else civil code, else ``unassigned``.
-
-    ``code`` may be cut to its first eight digits and filled up, so that neighbours share an entry of the cache.
-    """
+    """Narrowest known division of a channel: township key, else civil code, else ``unassigned``."""
     township = township_key(civil_code, grassroots_code, code)
     if township is not None:
         return township
@@ -66,9 +63,8 @@ def place_of(civil_code: str, grassroots_code: str, code: str) -> str:
 
 
 def place(channel: Channel) -> str:
-    code = channel.channel_id
-    stem = f"{code[:8]}000000000000" if len(code) == 20 else code
-    return place_of(channel.civil_code, channel.grassroots_code, stem)
+    """Where a channel is counted."""
+    return place_of(channel.civil_code, channel.grassroots_code, _stem(channel.channel_id))
 
 
 def ancestors(division: str) -> list[str]:
@@ -120,7 +116,9 @@ class Census:
         result = Result()
         registry = self._registry
         for device in list(registry.devices.values()):
-            result.devices[device.kind.value].count(device.online)
+            _bounded(
+                result.device_townships, place_of("", "", _stem(device.device_id)), device.kind.value
+            ).count(device.online)
         for number, channel in enumerate(list(registry.all_channels())):
             if number % CHUNK == CHUNK - 1:
                 await asyncio.sleep(0)
@@ -139,10 +137,19 @@ def _count_camera(result: Result, channel: Channel, online: bool) -> None:
     result.cameras.count(online)
     result.members[division].append(channel.key)
     result.divisions[division].count(online)
-    key = (division, str(channel.point_class or 0))
-    if key not in result.townships and len(result.townships) >= MAX_TOWNSHIPS:
-        key = (OTHER, "0")
-    result.townships[key].count(online)
+    _bounded(result.townships, division, str(channel.point_class or 0)).count(online)
+
+
+def _bounded(tallies: dict[tuple[str, str], Tally], township: str, group: str) -> Tally:
+    key = (township, group)
+    if key not in tallies and len(tallies) >= MAX_TOWNSHIPS:
+        key = (OTHER, group)
+    return tallies[key]
+
+
+def _stem(code: str) -> str:
+    """The first eight digits alone decide; the rest is made equal, so that neighbours share a cache entry."""
+    return f"{code[:8]}000000000000" if len(code) == 20 else code
 
 
 def _add_levels(result: Result) -> None:
