@@ -20,6 +20,7 @@ from gateway.events import (
     SessionStarted,
 )
 from gateway.model import Channel, Device, Profile, SessionState, State
+from gateway.networks import OwnAddress
 from gateway.registry import Registry
 from gateway.services.errors import PlayCause, PlayFailed
 from gateway.services.nodes import NodeHandle
@@ -240,7 +241,9 @@ class House:
             domain="4101830000",
             endpoint=self.endpoint,
             nodes=self.nodes,  # type: ignore[arg-type]
-            address=MediaAddress(sip=SipSettings(), media=settings, local_address=lambda host: "10.0.0.1"),
+            address=MediaAddress(
+                own=OwnAddress(SipSettings(), route=lambda host: "10.0.0.1"), media=settings
+            ),
             journal=journal,
             ssrc_pool=self.pool,
             clock=self.clock,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from config.settings import MediaSettings, SipSettings
+from gateway.networks import OwnAddress
 from gateway.services.errors import PlayFailed
 from gateway.services.session_address import MediaAddress
 
@@ -12,11 +13,8 @@ from gateway.services.session_address import MediaAddress
 def chooser(
     route: str = "10.0.0.5", *, media: dict[str, object] | None = None, **sip: object
 ) -> MediaAddress:
-    return MediaAddress(
-        sip=SipSettings.model_validate(sip),
-        media=MediaSettings.model_validate(media or {}),
-        local_address=lambda host: route,
-    )
+    own = OwnAddress(SipSettings.model_validate(sip), route=lambda host: route)
+    return MediaAddress(own=own, media=MediaSettings.model_validate(media or {}))
 
 
 @pytest.mark.gb("G197")
