@@ -63,6 +63,8 @@ class Dialog:
     route_set: tuple[str, ...] = ()
     event: str = ""
     invite_cseq: int = 0
+    ours: bool = True
+    """Whether we sent the request that opened it."""
     context: Any = field(default=None, compare=False, repr=False)
 
     @property
@@ -107,17 +109,21 @@ class Dialog:
             remote_target=contact_uri(request) or request.uri,
             destination=flow,
             remote_cseq=request.cseq.number,
+            ours=False,
             route_set=tuple(record_route(request)),
             event=request.headers.get("Event"),
             invite_cseq=request.cseq.number,
         )
 
-    def confirm(self, response: Response, flow: Flow | None) -> None:
-        """Take tag, target, routes and flow out of a 2xx to our request (RFC 3261 12.1.2)."""
+    def confirm(self, response: Response, flow: Flow) -> None:
+        """Take tag, target, routes and flow out of a 2xx to our request (RFC 3261 12.1.2).
+
+        Where we dialled, the destination stays: a connection that closed can be dialled again.
+        """
         self.remote_tag = tag_of(response.headers.get("To")) or self.remote_tag
         self.remote_target = contact_uri(response) or self.remote_target
         self.route_set = tuple(reversed(record_route(response)))
-        if flow is not None:
+        if isinstance(self.destination, Flow) or self.destination.transport == "udp":
             self.destination = flow
 
     def next_request(self, method: str, headers: list[tuple[str, str]], body: bytes = b"") -> Request:

@@ -1,6 +1,6 @@
 """Digest authentication (RFC 3261 22, RFC 2617, RFC 8760) for the registrar and for the registering side.
 
-The server keeps no state per challenge: a nonce is a time and an HMAC over time, realm and the source host, so
+The server keeps no state per challenge: a nonce is a time and a MAC over time, realm and the source host, so
 a captured answer is worthless elsewhere and a flood of requests costs no memory. Only nonces that were used
 with success are remembered, until they are too old anyhow.
 """
@@ -22,6 +22,7 @@ from sip.uri import unquote
 ALGORITHMS = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
 """Algorithm token to hash, weakest first."""
 
+_PLAIN_PARAM = re.compile(r'([A-Za-z][A-Za-z0-9_\-]*)=(?:"([^"\\]*)"|([^",\s]*))(?:,\s*|$)')
 _PARAM = re.compile(r'\s*([A-Za-z][A-Za-z0-9_\-]*)\s*=\s*("(?:[^"\\]|\\.)*"|[^",\s]*)\s*(?:,|$)')
 
 
@@ -72,6 +73,11 @@ class DigestParams:
         params: dict[str, str] = {}
         place = 0
         rest = rest.strip()
+        plain = _PLAIN_PARAM.findall(rest)
+        if len(plain) == rest.count("="):  # no "=" inside of a value: every parameter was taken
+            for name, quoted, token in plain:
+                params.setdefault(name.lower(), quoted or token)
+            return cls(scheme.lower(), params)
         while place < len(rest):
             match = _PARAM.match(rest, place)
             if match is None:
@@ -135,7 +141,7 @@ class DigestServer:
         self, *, lifetime_s: float = 300.0, key: bytes | None = None, max_used: int = 200_000
     ) -> None:
         self._lifetime_s = lifetime_s
-        self._mac = hmac.new(key or secrets.token_bytes(32), digestmod=hashlib.sha256)
+        self._key = key or secrets.token_bytes(32)
         self._used: dict[str, int] = {}
         self._ring: ExpiryRing[str] = ExpiryRing(lifetime_s)
         self._max_used = max_used
@@ -148,9 +154,8 @@ class DigestServer:
         return stamp + self._sign(stamp, realm, host)
 
     def _sign(self, stamp: str, realm: str, host: str) -> str:
-        mac = self._mac.copy()
-        mac.update(f"{stamp}|{host}|{realm}".encode())
-        return mac.hexdigest()[:20]
+        text = f"{stamp}|{host}|{realm}".encode()
+        return hashlib.blake2b(text, key=self._key, digest_size=10).hexdigest()
 
     def challenge(
         self,
@@ -269,7 +274,7 @@ def answer_challenges(
     """
     ranked = list(ALGORITHMS)
     best: DigestParams | None = None
-    for value in challenges:
+    for value in _split_challenges(challenges):
         try:
             offer = DigestParams.parse(value)
         except ParseError:
@@ -283,6 +288,11 @@ def answer_challenges(
     if best is None:
         return None
     return _answer(best, credentials, method, uri, body, f"{nc:08x}", cnonce or secrets.token_hex(8))
+
+
+def _split_challenges(lines: Iterable[str]) -> list[str]:
+    """One challenge each, also where several stand on one line (RFC 3261 7.3.1 forbids it, some do it)."""
+    return [part for line in lines for part in re.split(r",\s*(?=Digest\s)", line)]
 
 
 def _choose_qop(offered: str) -> str | None:

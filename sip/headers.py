@@ -127,11 +127,12 @@ class Headers:
             return list(self._more[key])
         return [index[key]] if key in index else []
 
-    def repeated(self, key: str) -> bool:
-        """Whether a name (as a key) stands on more than one line."""
+    @property
+    def repeated(self) -> dict[str, list[str]]:
+        """Keys that stand on more than one line, with their values. To read, not to change."""
         if self._first is None:
             self._reindex()
-        return key in self._more
+        return self._more
 
     def items(self) -> list[tuple[str, str]]:
         """(name as written, value) in order. The list is the object's own: change it by the methods."""

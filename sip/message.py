@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from sip.errors import ParseError, reason_phrase
-from sip.framing import datagram_body
+from sip.framing import MAX_HEADER_BYTES, datagram_body
 from sip.headers import TOKEN, CSeq, Headers, Via, checked
 from sip.uri import NameAddr, SipUri, split_outside
 
@@ -229,6 +229,8 @@ def split_head(data: bytes) -> tuple[str, int, str]:
     if end < 0 or data.find(b"\n\n", offset, end) >= 0:
         match = _BLANK_LINE.search(data, offset)
         end, body_start = (match.start(), match.end()) if match else (len(data), 0)
+    if end - offset > MAX_HEADER_BYTES:
+        raise ParseError("header block too large", status=513, label="header_too_large")
     head = data[offset:end]
     try:
         return head.decode(), body_start, "utf-8"

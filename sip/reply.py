@@ -9,9 +9,10 @@ from ipaddress import ip_address
 
 from sip.errors import reason_phrase
 from sip.flow import Flow
+from sip.framing import MAX_HEADER_BYTES
 from sip.headers import VIA, Headers, checked
 from sip.message import Request, split_head
-from sip.uri import join_host_port, split_outside
+from sip.uri import split_outside
 
 _RPORT = re.compile(r";\s*rport(?:\s*=\s*\d*)?(?=\s*;|\s*$)", re.IGNORECASE)
 _RECEIVED = re.compile(r";\s*received\s*=[^;]*", re.IGNORECASE)
@@ -31,21 +32,26 @@ def answer_via(via: str, flow: Flow) -> tuple[str, Flow] | None:
     match = VIA.match(via)
     if match is None:
         return None
-    host, params = match[3].strip("[]"), match[5] or ""
+    _, _, host, port_text, params = match.groups()
+    host, params = host.strip("[]"), params or ""
     lower = params.lower()
-    wants_rport = "rport" in lower and _RPORT.search(params) is not None
-    if wants_rport:
-        params = _RPORT.sub(f";rport={flow.port}", params, count=1)
+    if ";rport;" in params:
+        wants_rport = True
+        params = params.replace(";rport;", f";rport={flow.port};", 1)
+    else:
+        wants_rport = "rport" in lower and _RPORT.search(params) is not None
+        if wants_rport:
+            params = _RPORT.sub(f";rport={flow.port}", params, count=1)
     if wants_rport or host != flow.host:
         if "received" in lower:
             params = _RECEIVED.sub("", params)
-        params = f"{params};received={join_host_port(flow.host, None)}"
-        via = via[: match.start(5)] + params if match[5] else via + params
+        params = f"{params};received={flow.host}"
+        via = via[: match.start(5)] + params if match.start(5) >= 0 else via + params
     if flow.transport != "udp" or wants_rport:
         return via + rest, flow
     if host != flow.host and _behind_nat(host):
         return via + rest, flow
-    port = int(match[4]) if match[4] else 5060
+    port = int(port_text) if port_text else 5060
     return via + rest, flow if port == flow.port or not 0 < port < 65536 else replace(flow, port=port)
 
 
@@ -75,7 +81,7 @@ def encode_response(
     if to_tag:
         to = f"{to};tag={to_tag}"
     lines = [f"SIP/2.0 {status} {checked(reason) or reason_phrase(status)}", f"Via: {via}"]
-    if request.headers.repeated("via"):
+    if "via" in request.headers.repeated:
         lines += [f"Via: {value}" for value in request.headers.get_all("via")[1:]]
     lines += (
         f"From: {index.get('from', '')}",
@@ -101,7 +107,7 @@ def request_of_garbage(data: bytes) -> Request | None:
 
     A response, an ACK, or anything without Via, From, To, Call-ID and CSeq is met with silence.
     """
-    text, _, charset = split_head(data[: 64 * 1024])
+    text, _, charset = split_head(data[:MAX_HEADER_BYTES])
     lines = re.split(r"\r\n|\n|\r", text)
     start = lines.pop(0)
     method = start.partition(" ")[0]

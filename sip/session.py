@@ -83,9 +83,15 @@ class InviteSession:
             self._endpoint.core.forget_dialog(self.dialog)
         return response
 
-    def answer_offer(self, request: Request) -> bool:
+    def keeps_offer(self, request: Request) -> bool:
         """Whether a re-INVITE changes nothing, so that it can be answered with the SDP we have."""
         return not request.body or request.body.strip() == self.remote_sdp.strip()
+
+    def acknowledge(self, body: bytes) -> None:
+        """The ACK of our 200 came; that of a later re-INVITE changes nothing."""
+        if not self.acknowledged.done():
+            self.ack_body = body
+            self.acknowledged.set_result(None)
 
     def end(self, cause: str) -> None:
         """Mark the call as over; the first cause stays."""

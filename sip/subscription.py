@@ -36,6 +36,7 @@ class Subscription:
         endpoint: Endpoint,
         dialog: Dialog,
         *,
+        asked_s: int,
         on_notify: RequestCallback,
         on_end: Callable[[str], None],
         body: bytes = b"",
@@ -46,7 +47,7 @@ class Subscription:
         self.dialog = dialog
         self.on_notify = on_notify
         self.on_end = on_end
-        self.asked_s = 0
+        self.asked_s = asked_s
         self.expires_s = 0
         self._body = body
         self._content_type = content_type

@@ -465,11 +465,6 @@ class SocketTransport:
         if not self._closing:
             self.receiver.connection_closed(connection.flow)
 
-    def is_dialled(self, flow: Flow) -> bool:
-        """Whether we opened the connection of this flow, so that it can be opened again."""
-        connection = self._connections.get(flow.connection)
-        return connection is not None and connection.target is not None
-
     def require_open(self) -> None:
         """Raises TransportFailed before start and after close."""
         if self._udp is None:

@@ -6,6 +6,7 @@ address or a name behind the ``@`` as it likes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -150,6 +151,11 @@ class SipUri:
         return f"{self.scheme}:{user}{join_host_port(self.host, self.port)}{self.params}{self.headers}"
 
 
+_PLAIN = re.compile(
+    r"<sip:([^@:;?<>\s\"]+)@([^@:;?<>\s\"'\[\],]+)(?::([0-9]{1,5}))?>(?:;tag=([^;,=\s\"]+))?$"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class NameAddr:
     """A From, To, Contact, Route value: display name, URI, header parameters (names in lower case)."""
@@ -166,6 +172,11 @@ class NameAddr:
     @classmethod
     def parse(cls, text: str) -> NameAddr:
         """One value; a list is cut by :func:`split_outside` first. Raises ParseError."""
+        plain = _PLAIN.match(text)
+        if plain is not None:
+            user, host, port, tag = plain.groups()
+            uri_value = SipUri(user, host, parse_port(port) if port else None)
+            return cls(uri_value, "", {"tag": tag} if tag else {})
         display, uri, params = split_name_addr(text)
         return cls(SipUri.parse(uri), display, parse_params(params) if params else {})
 
