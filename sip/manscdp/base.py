@@ -42,7 +42,8 @@ class Xml:
     ``name`` is the exact spelling written; reading ignores letter case and also knows ``also``.
     ``name_2016`` is the spelling written to 2016 peers where it differs. ``edition``: the field is written to
     peers of that edition only. ``group`` is the path of the element around the field (``Info`` or
-    ``Info/AlarmTypeParam``), ``group_2016`` the path for 2016 peers where it differs.
+    ``Info/AlarmTypeParam``), ``group_2016`` the path for 2016 peers where it differs, and ``after_2016`` the
+    attribute that it then follows.
     ``items`` names the child of a list: with ``num`` the list sits inside ``name`` with a count attribute,
     otherwise the children repeat directly. ``separator`` joins a tuple into one text. ``flag`` is the fixed
     text of an element that only has to be present. ``always`` writes the element even when it is empty.
@@ -56,6 +57,7 @@ class Xml:
     edition: Edition | None = None
     group: str = ""
     group_2016: str | None = None
+    after_2016: str = ""
     items: str = ""
     num: str = ""
     num_2016: str = ""
@@ -84,6 +86,10 @@ class Element(BaseModel):
         """The element with what the edition makes mandatory filled in; called by the writer on every element."""
         del edition
         return self
+
+    def place(self, xml: Xml, edition: Edition) -> str:
+        """Path of the group a field is written in; models override it where more than the edition decides."""
+        return xml.placed(edition)
 
 
 SN = Annotated[int, Xml("SN", always=True)]

@@ -47,6 +47,9 @@ class CatalogItem(Element):
     status: Annotated[str, Xml("Status", read=on_off)] = ""
     longitude: Annotated[float | None, Xml("Longitude")] = None
     latitude: Annotated[float | None, Xml("Latitude")] = None
+    business_group_id: Annotated[
+        str, Xml("BusinessGroupID", group_2016="Info", after_2016="resolution", read=no_null)
+    ] = ""
     ptz_type: Annotated[int | None, Xml("PTZType", group="Info")] = None
     position_type: Annotated[int | None, Xml("PositionType", group="Info", edition=V16)] = None
     photoelectric_imaging_type: Annotated[
@@ -58,7 +61,6 @@ class CatalogItem(Element):
     supply_light_type: Annotated[int | None, Xml("SupplyLightType", group="Info")] = None
     direction_type: Annotated[int | None, Xml("DirectionType", group="Info")] = None
     resolution: Annotated[tuple[str, ...], Xml("Resolution", group="Info", separator="/")] = ()
-    business_group_id: Annotated[str, Xml("BusinessGroupID", group="", group_2016="Info", read=no_null)] = ""
     stream_numbers: Annotated[
         tuple[str, ...], Xml("StreamNumberList", group="Info", separator="/", edition=V22)
     ] = ()
@@ -95,6 +97,12 @@ class CatalogItem(Element):
     @property
     def kind(self) -> TypeKind:
         return kind_of(self.device_id)
+
+    def place(self, xml: Xml, edition: Edition) -> str:
+        """The group of a virtual organisation stands beside its name in both editions (2016 annex O)."""
+        if xml.name == "BusinessGroupID" and self.kind is TypeKind.VIRTUAL_ORGANISATION:
+            return ""
+        return xml.placed(edition)
 
     def completed(self, edition: Edition) -> Self:
         """Fill what the edition asks of devices and systems: RegisterWay 1, Secrecy 0, and so on (A.2.1.9).
@@ -145,3 +153,10 @@ class CatalogNotify(Body, root="Notify", cmd_type="Catalog", clause="A.2.5", che
         default_factory=list
     )
     extra_info: ExtraInfo = ()
+
+    def completed(self, edition: Edition) -> Self:
+        """SumNum counts this message's items, whatever was said."""
+        del edition
+        return (
+            self if self.sum_num == len(self.items) else self.model_copy(update={"sum_num": len(self.items)})
+        )

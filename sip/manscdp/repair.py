@@ -1,7 +1,8 @@
 """A forgiving scanner for documents that an XML parser refuses (quirks 2, 26, 2016 J.11).
 
-It never fails on bad nesting, unquoted attributes, stray ``<`` or a document cut short: good Items come out
-whole, damaged ones with the fields that could be read, and each damage is reported by the Item's DeviceID.
+It never fails on bad nesting, unquoted attributes (no attribute carries anything that is read), stray ``<`` or a
+document cut short: good Items come out whole, damaged ones with the fields that could be read, and each damage
+is reported by the Item's DeviceID.
 """
 
 from __future__ import annotations
@@ -14,10 +15,7 @@ from lxml import etree
 from sip.errors import ParseError
 from sip.manscdp.charset import MAX_DEPTH, MAX_ELEMENTS, escape
 
-_TOKEN = re.compile(
-    r"<!\[CDATA\[(.*?)\]\]>|<!--.*?-->|<(/?+)([A-Za-z_][A-Za-z0-9_.\-]*+)([^<>]*+)>", re.DOTALL
-)
-_ATTRIBUTE = re.compile(r"""([A-Za-z_][A-Za-z0-9_.\-]*+)\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s"']++))""")
+_TOKEN = re.compile(r"<(/?+)([A-Za-z_][A-Za-z0-9_.\-]*+)([^<>]*+)>")
 _ENTITY = {"&lt;": "<", "&gt;": ">", "&quot;": '"', "&apos;": "'", "&amp;": "&"}
 _REFERENCE = re.compile(r"&(?:lt|gt|quot|apos|amp|#[0-9]{1,7}|#x[0-9A-Fa-f]{1,6});")
 
@@ -79,7 +77,7 @@ class _Scanner:
         self.elements += 1
         if self.elements > MAX_ELEMENTS:
             raise ParseError("too many elements", label="too_big")
-        if name.lower() == "item" and (depth := self._depth_of("item")) is not None:
+        if name.lower() == "item" and (depth := self._depth_of("item")):
             self._fault("Item was not closed")
             del self.stack[depth:]
         if len(self.stack) >= MAX_DEPTH:
@@ -88,9 +86,6 @@ class _Scanner:
             element = self.root = etree.Element(name)
         else:
             element = etree.SubElement(self.stack[-1], name)
-        for attribute in _ATTRIBUTE.finditer(rest):
-            value = attribute[2] or attribute[3] or attribute[4] or ""
-            element.set(attribute[1], _plain(value))
         if rest.rstrip().endswith("/"):
             self.finished = not self.stack
         else:

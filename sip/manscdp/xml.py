@@ -48,10 +48,12 @@ class _Field:
 
 @dataclass(slots=True)
 class _Plan:
-    """What may stand inside one element: fields and groups by lower-case name."""
+    """What may stand inside one element: fields by exact and lower-case name, groups by lower-case name."""
 
     fields: dict[str, _Field] = field(default_factory=dict)
     groups: dict[str, _Plan] = field(default_factory=dict)
+    texts: dict[str, _Field] = field(default_factory=dict)
+    """Fields that share their name with a group and are meant where the element holds text alone."""
 
 
 @dataclass(slots=True)
@@ -59,7 +61,7 @@ class _Model:
     """Everything known of one model class: plan for reading, fields in order for writing, values when nothing was read."""
 
     plan: _Plan
-    ordered: list[_Field]
+    ordered: dict[Edition, list[_Field]]
     absent: dict[str, Any]
     lists: tuple[str, ...]
 
@@ -153,7 +155,7 @@ def _fill(
                 if inner:
                     _add(extras, name, inner)
                 continue
-            found = fields.get(lower)
+            found = fields.get(lower) if group is None else plan.texts.get(lower)
             if found is None:
                 if lower != "cmdtype" and (group is None or (child.text or "").strip()):
                     _add(extras, name, _extra(child, 2))
@@ -250,14 +252,14 @@ def encode(body: Body, *, charset: str | None = None, edition: Edition = Edition
 def _write_fields(element: Element, edition: Edition, parts: list[str]) -> None:
     element = element.completed(edition)
     open_groups: list[str] = []
-    for found in _model(type(element)).ordered:
+    for found in _model(type(element)).ordered[edition]:
         xml = found.xml
         if xml.edition is not None and xml.edition is not edition:
             continue
         value = getattr(element, found.attribute)
         if not xml.always and (value is None or value is False or value == "" or value == () or value == []):
             continue
-        path = xml.placed(edition)
+        path = element.place(xml, edition)
         wanted = path.split("/") if path else []
         if wanted != open_groups:
             _move(open_groups, wanted, parts)
@@ -339,8 +341,22 @@ def _model(model: type[Element]) -> _Model:
             plan.fields.setdefault(name.lower(), found)
         if found.kind == "elements" and found.xml.items:
             plan.fields.setdefault(found.xml.items.lower(), found)
+    for name in [name for name in plan.fields if name.lower() in plan.groups]:
+        plan.texts[name.lower()] = plan.fields.pop(name)
     absent.pop("extras", None)
-    return _Model(plan, ordered, absent, tuple(lists))
+    return _Model(plan, {Edition.V2022: ordered, Edition.V2016: _order_2016(ordered)}, absent, tuple(lists))
+
+
+def _order_2016(ordered: list[_Field]) -> list[_Field]:
+    """The order of 2016 where a field changed its place between the editions."""
+    order = [found for found in ordered if not found.xml.after_2016]
+    for found in ordered:
+        if found.xml.after_2016:
+            place = next(
+                index for index, other in enumerate(order) if other.attribute == found.xml.after_2016
+            )
+            order.insert(place + 1, found)
+    return order
 
 
 def _place(plan: _Plan, path: str, found: _Field) -> None:
