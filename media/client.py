@@ -1,0 +1,159 @@
+"""How the gateway talks to a media node: its control API over a Unix or TCP socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, TCPConnector, UnixConnector
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from media.errors import MediaError
+from media.specs import (
+    NodeEvent,
+    NodeStats,
+    ReceiverInfo,
+    ReceiverSpec,
+    ReceiverUpdate,
+    SenderInfo,
+    SenderSpec,
+    StreamStats,
+    WebRtcAnswer,
+    WebRtcOffer,
+)
+
+__all__ = ["MediaClient", "MediaError"]
+
+REQUEST_TIMEOUT_S = 10.0
+SLOW_TIMEOUT_S = 25.0
+"""For what waits for a picture: snapshots and WebRTC answers."""
+EVENTS_SILENCE_S = 8.0
+"""The node sends a blank line every 2 s; after this silence it is taken for dead."""
+_EVENT: TypeAdapter[NodeEvent] = TypeAdapter(NodeEvent)
+
+
+class MediaClient:
+    """One node's control API. Every method raises MediaError; ``unavailable`` when the node cannot be reached.
+
+    ``control`` is ``unix:/path`` or ``tcp:host:port`` as in NodeConfig.
+    """
+
+    def __init__(self, control: str, secret: str) -> None:
+        self._control = control
+        self._headers = {"Authorization": f"Bearer {secret}"}
+        self._base = ""
+        self._session: ClientSession | None = None
+
+    async def start(self) -> None:
+        """Make the session; connects at the first request."""
+        kind, _, address = self._control.partition(":")
+        if kind == "unix":
+            connector: UnixConnector | TCPConnector = UnixConnector(address, limit=32)
+            self._base = "http://node"
+        elif kind == "tcp":
+            connector = TCPConnector(limit=32)
+            self._base = f"http://{address}"
+        else:
+            raise ValueError(f"no control address: {self._control!r}")
+        self._session = ClientSession(connector=connector, headers=self._headers)
+
+    async def close(self) -> None:
+        """Close all connections. Idempotent."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def open_receiver(self, spec: ReceiverSpec) -> ReceiverInfo:
+        return ReceiverInfo.model_validate_json(await self._call("POST", "/streams", spec))
+
+    async def update_receiver(self, stream_id: str, update: ReceiverUpdate) -> None:
+        await self._call("PATCH", f"/streams/{stream_id}", update)
+
+    async def close_receiver(self, stream_id: str) -> None:
+        await self._call("DELETE", f"/streams/{stream_id}")
+
+    async def stream(self, stream_id: str) -> StreamStats:
+        return StreamStats.model_validate_json(await self._call("GET", f"/streams/{stream_id}"))
+
+    async def stats(self) -> NodeStats:
+        return NodeStats.model_validate_json(await self._call("GET", "/stats"))
+
+    async def open_sender(self, spec: SenderSpec) -> SenderInfo:
+        return SenderInfo.model_validate_json(await self._call("POST", "/senders", spec))
+
+    async def start_sender(self, sender_id: str) -> None:
+        await self._call("POST", f"/senders/{sender_id}/start")
+
+    async def close_sender(self, sender_id: str) -> None:
+        await self._call("DELETE", f"/senders/{sender_id}")
+
+    async def add_webrtc_viewer(self, stream_id: str, offer: WebRtcOffer) -> WebRtcAnswer:
+        body = await self._call("POST", f"/streams/{stream_id}/webrtc", offer, timeout_s=SLOW_TIMEOUT_S)
+        return WebRtcAnswer.model_validate_json(body)
+
+    async def close_viewer(self, viewer_id: str) -> None:
+        await self._call("DELETE", f"/viewers/{viewer_id}")
+
+    async def snapshot(self, stream_id: str) -> bytes:
+        """A JPEG."""
+        return await self._call("POST", f"/streams/{stream_id}/snapshot", timeout_s=SLOW_TIMEOUT_S)
+
+    async def events(self) -> AsyncIterator[NodeEvent]:
+        """The node's events as they happen. Ends with MediaError(unavailable) when the node is gone or silent.
+
+        Events of a newer node that this version does not know are skipped.
+        """
+        timeout = ClientTimeout(total=None, sock_connect=REQUEST_TIMEOUT_S, sock_read=EVENTS_SILENCE_S)
+        async with self._response("GET", "/events", None, timeout) as response:
+            try:
+                async for line in response.content:
+                    if line.strip():
+                        try:
+                            event = _EVENT.validate_json(line)
+                        except ValidationError:
+                            continue
+                        yield event
+            except (ClientError, TimeoutError, ConnectionError, ValueError) as error:
+                raise MediaError("unavailable", f"the event stream broke: {error}") from error
+        raise MediaError("unavailable", "the node ended its event stream")
+
+    async def _call(
+        self, method: str, path: str, body: BaseModel | None = None, *, timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> bytes:
+        async with self._response(method, path, body, ClientTimeout(total=timeout_s)) as response:
+            try:
+                return await response.read()
+            except (ClientError, TimeoutError, ConnectionError) as error:
+                raise MediaError("unavailable", f"{method} {path}: {error}") from error
+
+    @asynccontextmanager
+    async def _response(
+        self, method: str, path: str, body: BaseModel | None, timeout: ClientTimeout
+    ) -> AsyncIterator[ClientResponse]:
+        if self._session is None:
+            raise MediaError("unavailable", "the client is not started")
+        data = None if body is None else body.model_dump_json(exclude_none=False)
+        try:
+            response = await self._session.request(
+                method,
+                self._base + path,
+                data=data,
+                timeout=timeout,
+                headers={"Content-Type": "application/json"},
+            )
+        except (ClientError, TimeoutError, OSError) as error:
+            raise MediaError("unavailable", f"{method} {path}: {error or type(error).__name__}") from error
+        async with response:
+            if response.status >= 400:
+                raise _error(response.status, await response.read())
+            yield response
+
+
+def _error(status: int, body: bytes) -> MediaError:
+    """The node's problem document as an exception."""
+    try:
+        document = json.loads(body)
+        return MediaError(str(document["code"]), str(document.get("detail", "")), status)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return MediaError("unavailable", f"status {status}", status)
