@@ -46,6 +46,8 @@ class Sources:
     """Entries waiting, by queue."""
     drops: Mapping[str, Callable[[], int]] = field(default_factory=dict)
     """Entries thrown away since the start, by queue."""
+    outcomes: Callable[[], Mapping[str, int]] = dict
+    """What became of messages from peers, counted since the start."""
     host_clock: Callable[[], ClockState | None] = read_host_clock
 
 
@@ -242,6 +244,10 @@ class StateGauges(Collector):
         for name, read in self._sources().drops.items():
             drops.add_metric((name,), read())
         yield drops
+        outcomes = _counter("messages", "Messages of peers, by what became of them.", "outcome")
+        for name, count in self._sources().outcomes().items():
+            outcomes.add_metric((name,), count)
+        yield outcomes
 
     def _read_clock(self) -> Iterator[Metric]:
         state = self._sources().host_clock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, Protocol
@@ -10,7 +11,8 @@ from typing import Any, Literal, Protocol
 from pydantic import Field, SecretStr
 
 from gateway.credentials import DeviceSecret
-from gateway.errors import DeviceIsOffline
+from gateway.errors import DeviceIsOffline, GatewayError
+from gateway.events import CatalogCollected
 from gateway.http.errors import Problem, not_found
 from gateway.http.routes import Call, Model, View, route
 from gateway.http.server import note_audit
@@ -20,14 +22,14 @@ from gateway.registry import Registry, device_kind
 from gateway.services.access import Role
 from sip.ids import parse_code
 
-YIELD_EVERY = 2000
-"""Records looked at between two turns of the loop, so that a long list delays no SIP answer."""
+log = logging.getLogger(__name__)
 
 
-class CatalogService(Protocol):
+class CatalogAsker(Protocol):
     """The part of the catalog service that asks a device now."""
 
-    def refresh(self, device_id: str) -> object: ...
+    def collecting(self, device_id: str) -> bool: ...
+    async def refresh(self, device_id: str) -> CatalogCollected: ...
 
 
 class ProfileChange(Model):
@@ -86,10 +88,17 @@ class CatalogAsked(View):
 class DeviceResource:
     """``realm`` is the digest realm in which passwords are hashed."""
 
-    def __init__(self, *, registry: Registry, catalog: CatalogService, realm: str) -> None:
+    def __init__(self, *, registry: Registry, catalog: CatalogAsker, realm: str) -> None:
         self._registry = registry
         self._catalog = catalog
         self._realm = realm
+        self._asking: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Wait no longer for catalogs that were asked for."""
+        for task in self._asking:
+            task.cancel()
+        await asyncio.gather(*self._asking, return_exceptions=True)
 
     @route("GET", "/api/devices", summary="List devices", role=Role.VIEWER, tag="devices")
     async def list(self, call: Call, query: DeviceFilter) -> DeviceList:
@@ -198,8 +207,18 @@ class DeviceResource:
         device = self._device(device_id)
         if not device.online:
             raise DeviceIsOffline(f"device {device_id} is offline")
-        self._catalog.refresh(device_id)
+        if self._catalog.collecting(device_id):
+            return CatalogAsked(device_id=device_id, detail="being collected already")
+        task = asyncio.create_task(self._ask(device_id), name=f"http-catalog-{device_id}")
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
         return CatalogAsked(device_id=device_id, detail="asked")
+
+    async def _ask(self, device_id: str) -> None:
+        try:
+            await self._catalog.refresh(device_id)
+        except GatewayError as error:
+            log.info("catalog not collected device_id=%s cause=%s", device_id, error.cause)
 
     def _device(self, device_id: str) -> Device:
         device = self._registry.devices.get(device_id)

@@ -1,0 +1,171 @@
+"""Puts the HTTP face together: users, audit, API resources, console, metrics listener. Built and started by app.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+
+from argon2 import PasswordHasher
+
+from config.settings import HttpSettings, MediaSettings, MetricsSettings
+from gateway.clock import Clock
+from gateway.events import EventBus, SecurityEvent
+from gateway.http.auth import Gatekeeper
+from gateway.http.channels import ChannelResource
+from gateway.http.console import Console, DocumentResource
+from gateway.http.devices import CatalogAsker, DeviceResource
+from gateway.http.events import EventResource
+from gateway.http.health import Check, HealthResource, SystemInfo
+from gateway.http.live import KeyFrames, LiveResource, Pictures
+from gateway.http.platforms import PlatformResource, Uppers
+from gateway.http.ptz import Controller, PtzResource
+from gateway.http.server import HttpServer
+from gateway.http.sessions import SessionResource, SessionsPort
+from gateway.http.shares import ShareResource
+from gateway.http.tokens import TokenResource
+from gateway.http.tree import TreeResource
+from gateway.http.users import UserResource
+from gateway.metrics import Metrics, MetricsServer
+from gateway.registry import Registry
+from gateway.services.access import Access, AccessStore
+from gateway.services.audit import Audit, AuditStore
+from gateway.services.census import Census
+
+if TYPE_CHECKING:
+    from gateway.services.nodes import NodeHandle
+
+
+class LiveSessions(Pictures, SessionsPort, Protocol):
+    """gateway.services.sessions.Sessions as the API uses it."""
+
+
+class CameraControl(Controller, KeyFrames, Protocol):
+    """gateway.services.control.Control as the API uses it."""
+
+
+class Store(AccessStore, AuditStore, Protocol):
+    """gateway.storage.users.UserStore."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything of the gateway that the API shows or moves."""
+
+    registry: Registry
+    bus: EventBus
+    census: Census
+    metrics: Metrics
+    catalog: CatalogAsker
+    sessions: LiveSessions
+    control: CameraControl
+    uppers: Uppers
+    system: SystemInfo
+    realm: str
+    checks: dict[str, Check]
+
+
+class Http:
+    """Owner of the API server, the metrics listener, the audit writer and what they need."""
+
+    def __init__(
+        self,
+        *,
+        settings: HttpSettings,
+        metrics_settings: MetricsSettings,
+        media_settings: MediaSettings,
+        store: Store,
+        parts: Parts,
+        clock: Clock | None = None,
+        hasher: PasswordHasher | None = None,
+    ) -> None:
+        self._parts = parts
+        self._metrics_settings = metrics_settings
+        self._media_settings = media_settings
+        self.audit = Audit(store=store, clock=clock)
+        self.access = Access(
+            store=store,
+            session_lifetime_s=settings.session_lifetime_s,
+            login_attempts_per_minute=settings.login_attempts_per_minute,
+            clock=clock,
+            hasher=hasher,
+            on_failure=self._refused,
+        )
+        gatekeeper = Gatekeeper(
+            access=self.access,
+            public_url=settings.public_url,
+            secure_cookie=settings.secure_cookie,
+            clock=clock,
+        )
+        self.events = EventResource(bus=parts.bus, access=self.access)
+        self._devices = DeviceResource(registry=parts.registry, catalog=parts.catalog, realm=parts.realm)
+        self.server = HttpServer(
+            resources=self._resources(gatekeeper),
+            gatekeeper=gatekeeper,
+            audit=self.audit,
+            host=settings.host,
+            port=settings.port,
+            on_request=parts.metrics.http_answered,
+        )
+        Console(viewer_origins=self._viewer_origins).add_routes(self.server.app)
+        self.metrics_server = MetricsServer(
+            metrics=parts.metrics, host=metrics_settings.host, port=metrics_settings.port
+        )
+
+    def _resources(self, gatekeeper: Gatekeeper) -> list[object]:
+        parts = self._parts
+        registry = parts.registry
+        return [
+            self._devices,
+            ChannelResource(registry=registry),
+            TreeResource(registry=registry, census=parts.census),
+            LiveResource(registry=registry, pictures=parts.sessions, key_frames=parts.control),
+            PtzResource(registry=registry, controller=parts.control),
+            PlatformResource(uppers=parts.uppers),
+            ShareResource(registry=registry, uppers=parts.uppers),
+            SessionResource(registry=registry, sessions=parts.sessions),
+            self.events,
+            HealthResource(registry=registry, census=parts.census, system=parts.system, checks=parts.checks),
+            DocumentResource(lambda: self.server.document),
+            UserResource(access=self.access, gatekeeper=gatekeeper, audit=self.audit),
+            TokenResource(access=self.access),
+        ]
+
+    async def start(self) -> None:
+        """Listen. Raises OSError when a port is taken."""
+        await self.audit.start()
+        await self._parts.metrics.start()
+        await self.server.start()
+        if self._metrics_settings.enabled:
+            await self.metrics_server.start()
+
+    async def close(self) -> None:
+        """End open answers, stop listening, write the last audit entries. May be called again."""
+        self.events.close()
+        await self.server.close()
+        await self.metrics_server.close()
+        await self._devices.close()
+        await self._parts.metrics.close()
+        await self._parts.census.close()
+        await self.audit.close()
+
+    def _refused(self, kind: str, source: str) -> None:
+        """A wrong password or token, or too many tries: an event, so that metrics and alerts see it."""
+        self._parts.bus.publish(SecurityEvent(f"{kind}_failed", source))
+
+    def _viewer_origins(self, host: str) -> list[str]:
+        return viewer_origins(host, self._media_settings, self._parts.system.nodes())
+
+
+def viewer_origins(host: str, settings: MediaSettings, nodes: Iterable[NodeHandle]) -> list[str]:
+    """Where the browser fetches pictures when WebRTC cannot be used; for the page's content security policy."""
+    ports = {number: settings.viewer_port + number for number in range(settings.nodes)}
+    ports |= {node.number: node.viewer_port for node in nodes}
+    if settings.viewer_public_url is None:
+        return [f"http://{host}:{port}" for port in sorted(set(ports.values()))]
+    origins = []
+    for number in sorted(ports):
+        url = urlsplit(settings.viewer_public_url.replace("{node}", str(number)))
+        origins.append(f"{url.scheme}://{url.netloc}")
+    return list(dict.fromkeys(origins))
