@@ -149,6 +149,8 @@ class CascadeSettings(Section):
     notify_batch_s: Annotated[float, Field(gt=0)] = 2.0
     """Longest wait before changes go up; 100 entries go at once."""
     flap_damping_s: Annotated[float, Field(ge=0)] = 1.5
+    answer_within_s: Annotated[float, Field(gt=0)] = 8.0
+    """So long an upper's INVITE waits for the first picture; then 200 goes up if the device has at least answered."""
     ack_guard_s: Annotated[float, Field(gt=0)] = 32.0
 
 
