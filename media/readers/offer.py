@@ -20,7 +20,11 @@ _PAYLOAD_LINE = re.compile(r"a=(?:rtpmap|fmtp|rtcp-fb):(\d+) ")
 
 
 class OfferError(ValueError):
-    """The offer has no video that a camera's H.264 can be sent as."""
+    """The offer cannot be met; ``code`` is ``unsupported`` (no usable H.264) or ``bad_request``."""
+
+    def __init__(self, detail: str, code: str = "unsupported") -> None:
+        super().__init__(detail)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ def prepare(sdp: str, profile: int) -> PreparedOffer:
     video = [section for section in sections[1:] if section[0].startswith("m=video ")]
     if len(video) != 1 or video[0][0].startswith("m=video 0 "):
         raise OfferError("the offer does not ask for exactly one video")
+    if not any(line.startswith("a=fingerprint:") for line in sections[0] + video[0]):
+        raise OfferError("the offer has no DTLS fingerprint", "bad_request")
     payload_type, offered = _choose(video[0], profile)
     kept = {payload_type} | _retransmissions(video[0], payload_type)
     audio_codecs: set[str] = set()

@@ -106,7 +106,7 @@ class WebRtcViewer:
         try:
             prepared = offers.prepare(request.sdp, info.profile if info else 66)
         except offers.OfferError as error:
-            raise MediaError("unsupported", str(error)) from error
+            raise MediaError(error.code, str(error)) from error
         self._peer.on("connectionstatechange", self._state_changed)
         try:
             sdp = await self._negotiate(prepared, request.host)

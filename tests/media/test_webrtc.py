@@ -1,0 +1,391 @@
+"""WebRTC viewers against another WebRTC stack's player: pictures, sound, loss, refusals, the end of each side."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+from aioice import ice
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtp import RtpPacket
+
+from media.readers import webrtc
+from media.readers.rtc import HISTORY, interfaces
+from media.readers.webrtc import Pacer, PayloadCache
+from media.unit import Codec
+from simulator.picture import TestPicture, read_mark, tone
+
+
+class Player:
+    """A peer that asks for picture and sound and decodes what comes."""
+
+    def __init__(self, http: ClientSession, node: Any, viewer_id: str = "viewer-1") -> None:
+        self.http, self.node, self.viewer_id = http, node, viewer_id
+        self.peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.tracks: dict[str, Any] = {}
+        self.peer.on("track", lambda track: self.tracks.setdefault(track.kind, track))
+        self.answer: dict[str, Any] = {}
+
+    async def offer(self, *, audio: bool = True, edit: Callable[[str], str] = str, **extra: Any) -> int:
+        """Ask; the HTTP status. On 201 the connection is being made."""
+        self.peer.addTransceiver("video", direction="recvonly")
+        if audio:
+            self.peer.addTransceiver("audio", direction="recvonly")
+        await self.peer.setLocalDescription(await self.peer.createOffer())
+        body = {"viewer_id": self.viewer_id, "sdp": edit(self.peer.localDescription.sdp), **extra}
+        async with self.http.post(self.node.url("/streams/gate/webrtc"), json=body) as response:
+            self.answer = await response.json()
+            if response.status == 201:
+                await self.peer.setRemoteDescription(RTCSessionDescription(self.answer["sdp"], "answer"))
+            return response.status
+
+    async def frames(self, count: int) -> list[int]:
+        """The numbers of the next pictures."""
+        found: list[int] = []
+        async with asyncio.timeout(30):
+            while len(found) < count:
+                frame = await self.tracks["video"].recv()
+                mark = read_mark(frame.to_ndarray(format="gray"))
+                if mark is not None:
+                    found.append(mark.frame)
+        return found
+
+
+@pytest.fixture
+async def player(
+    reader_node: Any, http: ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Player]:
+    # The playing side, too, must use loopback only; our own side does not ask this function for it.
+    monkeypatch.setattr(ice, "get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1"])
+    player = Player(http, reader_node)
+    yield player
+    await player.peer.close()
+
+
+async def gone(reader_node: Any) -> str:
+    async with asyncio.timeout(40):
+        while not reader_node.seen.closed:
+            await asyncio.sleep(0.02)
+    return str(reader_node.seen.closed[0][1])
+
+
+@pytest.mark.parametrize("profile", ["baseline", "main", "high"])
+async def test_pictures_arrive_from_the_key_frame_on(reader_node: Any, player: Player, profile: str) -> None:
+    stream = reader_node.open()
+    reader_node.feed(stream, TestPicture(352, 288, preset="veryfast", profile=profile))
+    await stream.wait_ready(10)
+    await asyncio.sleep(0.4)
+    assert await player.offer() == 201
+    frames = await player.frames(45)
+    assert frames == list(range(45)), "the group of pictures from its start, none lost"
+    assert reader_node.seen.opened == [("viewer-1", "webrtc")]
+
+
+@pytest.mark.parametrize(("codec", "name"), [(Codec.PCMA, "PCMA"), (Codec.PCMU, "PCMU")])
+async def test_sound_passes_as_g711(reader_node: Any, player: Player, codec: Codec, name: str) -> None:
+    stream = reader_node.open()
+    for unit in sorted(TestPicture(352, 288).encoded_loop(1) + tone(1, codec), key=lambda unit: unit.dts):
+        stream.publish(unit)
+    assert await player.offer() == 201
+    audio = player.answer["sdp"].split("m=audio")[1]
+    assert f" {name}/8000" in audio
+    assert "opus" not in audio
+    await player.frames(5)
+    for unit in tone(1, codec):
+        stream.publish(replace(unit, pts=unit.pts + 90_000, dts=unit.dts + 90_000))
+        await asyncio.sleep(0.01)
+    loudest = 0
+    async with asyncio.timeout(20):
+        while loudest < 5000:
+            frame = await player.tracks["audio"].recv()
+            loudest = max(loudest, abs(frame.to_ndarray()).max())
+
+
+async def test_without_sound_the_audio_section_is_inactive(reader_node: Any, player: Player) -> None:
+    reader_node.feed(stream := reader_node.open(), audio=False)
+    await stream.wait_ready(10)
+    assert await player.offer() == 201
+    assert "a=inactive" in player.answer["sdp"].split("m=audio")[1]
+    assert len(await player.frames(3)) == 3
+
+
+async def test_ports_stay_in_their_range_and_loopback_is_offered(reader_node: Any, player: Player) -> None:
+    reader_node.feed(stream := reader_node.open())
+    await stream.wait_ready(10)
+    assert await player.offer() == 201
+    candidates = [
+        line.split() for line in player.answer["sdp"].splitlines() if line.startswith("a=candidate")
+    ]
+    assert {fields[4] for fields in candidates} == {"127.0.0.1"}
+    assert all(31000 <= int(fields[5]) <= 31999 for fields in candidates)
+
+
+async def test_a_forced_host_is_the_only_candidate(reader_node: Any, player: Player) -> None:
+    reader_node.feed(stream := reader_node.open())
+    await stream.wait_ready(10)
+    assert await player.offer(host="192.0.2.7") == 201
+    candidates = [
+        line.split()[4] for line in player.answer["sdp"].splitlines() if line.startswith("a=candidate")
+    ]
+    assert set(candidates) == {"192.0.2.7"}
+
+
+async def test_no_free_port_is_said(reader_node: Any, player: Player, http: ClientSession) -> None:
+    reader_node.feed(stream := reader_node.open())
+    await stream.wait_ready(10)
+    reader_node.config = reader_node.config.model_copy(
+        update={"webrtc_port_min": 31000, "webrtc_port_max": 31000}
+    )
+    assert await player.offer() == 201
+    second = Player(http, reader_node, "viewer-2")
+    assert await second.offer() == 503
+    assert second.answer["code"] == "no_port"
+    await second.peer.close()
+    assert [viewer_id for viewer_id, _ in reader_node.seen.opened] == ["viewer-1"]
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [TestPicture(352, 288, codec="h265"), TestPicture(352, 288, preset="veryfast", b_frames=2)],
+    ids=["h265", "b-frames"],
+)
+async def test_what_browsers_cannot_decode_is_refused(
+    reader_node: Any, player: Player, picture: TestPicture
+) -> None:
+    stream = reader_node.open()
+    for unit in picture.encoded_loop(1):
+        stream.publish(unit)
+    assert await player.offer() == 415
+    assert player.answer["code"] == "unsupported"
+    assert reader_node.seen.opened == []
+
+
+@pytest.mark.parametrize(
+    ("edit", "code"),
+    [
+        (lambda sdp: "nonsense", "unsupported"),
+        (lambda sdp: sdp.replace("H264", "H266"), "unsupported"),
+        (lambda sdp: sdp.replace("a=fingerprint", "a=thumbprint"), "bad_request"),
+        (lambda sdp: sdp.replace("a=ice-ufrag", "a=nothing"), "bad_request"),
+        (lambda sdp: sdp.replace("v=0", "v=x"), "bad_request"),
+    ],
+)
+async def test_a_bad_offer_is_refused(
+    reader_node: Any, player: Player, edit: Callable[[str], str], code: str
+) -> None:
+    reader_node.feed(stream := reader_node.open())
+    await stream.wait_ready(10)
+    assert await player.offer(edit=edit) in (400, 415)
+    assert player.answer["code"] == code
+    assert reader_node.seen.opened == []
+
+
+async def test_a_body_that_is_no_offer(reader_node: Any, http: ClientSession) -> None:
+    reader_node.open()
+    for body in (b"", b"{}", b'{"viewer_id": "../x", "sdp": ""}', b"\xff"):
+        async with http.post(reader_node.url("/streams/gate/webrtc"), data=body) as response:
+            assert response.status == 400
+
+
+async def test_unknown_stream_and_unknown_viewer(reader_node: Any, http: ClientSession) -> None:
+    async with http.post(reader_node.url("/streams/gate/webrtc"), json={}) as response:
+        assert response.status == 404
+    async with http.delete(reader_node.url("/viewers/nobody")) as response:
+        assert response.status == 204
+
+
+async def test_the_gateway_ends_a_viewer(reader_node: Any, player: Player, http: ClientSession) -> None:
+    reader_node.feed(stream := reader_node.open())
+    await stream.wait_ready(10)
+    await player.offer()
+    await player.frames(3)
+    async with http.delete(reader_node.url("/viewers/viewer-1")) as response:
+        assert response.status == 204
+    assert await gone(reader_node) == "closed"
+    assert stream.readers == []
+
+
+async def test_the_player_leaves(reader_node: Any, player: Player) -> None:
+    reader_node.feed(stream := reader_node.open())
+    await stream.wait_ready(10)
+    await player.offer()
+    await player.frames(3)
+    await player.peer.close()
+    assert await gone(reader_node) == "left"
+    assert stream.readers == []
+
+
+async def test_the_stream_ends(reader_node: Any, player: Player) -> None:
+    reader_node.feed(stream := reader_node.open())
+    await stream.wait_ready(10)
+    await player.offer()
+    await player.frames(3)
+    stream.close("no_rtp")
+    assert await gone(reader_node) == "no_rtp"
+
+
+async def test_a_player_that_never_comes_is_given_up(
+    reader_node: Any, player: Player, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webrtc, "CONNECT_TIMEOUT_S", 0.2)
+    reader_node.feed(stream := reader_node.open())
+    await stream.wait_ready(10)
+    assert await player.offer(edit=lambda sdp: sdp.replace("a=ice-pwd:", "a=ice-pwd:x")) == 201
+    assert await gone(reader_node) == "not_connected"
+
+
+async def test_a_viewer_id_is_used_once(reader_node: Any, player: Player, http: ClientSession) -> None:
+    reader_node.feed(stream := reader_node.open())
+    await stream.wait_ready(10)
+    assert await player.offer() == 201
+    again = Player(http, reader_node)
+    assert await again.offer() == 400
+    await again.peer.close()
+
+
+async def test_picture_loss_asks_the_camera_for_a_key_frame(reader_node: Any, player: Player) -> None:
+    stream = reader_node.open()
+    asked: list[float] = []
+    stream._on_key_frame_wanted = lambda _: asked.append(time.monotonic())
+    reader_node.feed(stream)
+    await stream.wait_ready(10)
+    await player.offer()
+    await player.frames(3)
+    asked.clear()
+    stream._key_frame_asked_mono = None
+    receiver = player.peer.getReceivers()[0]
+    (ssrc,) = receiver._track_ids if hasattr(receiver, "_track_ids") else (None,)
+    sender_ssrc = next(
+        int(line.split(":")[1].split(" ")[0])
+        for line in player.answer["sdp"].splitlines()
+        if line.startswith("a=ssrc:")
+    )
+    for _ in range(3):
+        await receiver._send_rtcp_pli(ssrc or sender_ssrc)
+    async with asyncio.timeout(10):
+        while not asked:
+            await asyncio.sleep(0.02)
+    await player.frames(3)
+    assert len(asked) == 1, "at most one request in two seconds"
+
+
+async def test_lost_packets_are_sent_again(
+    reader_node: Any, player: Player, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every 20th media packet is lost on its way in; retransmissions (RFC 4588) repair all of it."""
+    lost = {"count": 0, "seen": 0}
+    handle = RTCDtlsTransport._handle_rtp_data
+    ours = player.peer
+
+    async def lossy(self: Any, data: bytes, arrival_time_ms: int) -> None:
+        first_time = data[1] & 0x7F in {payload_type(player)}
+        if self in {transceiver.receiver.transport for transceiver in ours.getTransceivers()} and first_time:
+            lost["seen"] += 1
+            if lost["seen"] % 20 == 0:
+                lost["count"] += 1
+                return
+        await handle(self, data, arrival_time_ms)
+
+    monkeypatch.setattr(RTCDtlsTransport, "_handle_rtp_data", lossy)
+    stream = reader_node.open()
+    reader_node.feed(stream, TestPicture(352, 288, bitrate=3_000_000), audio=False)
+    await stream.wait_ready(10)
+    await player.offer(audio=False)
+    frames = await player.frames(40)
+    assert lost["count"] > 3
+    assert frames == list(range(frames[0], frames[0] + 40))
+
+
+def payload_type(player: Player) -> int:
+    video = player.answer["sdp"].split("m=video")[1].splitlines()[0]
+    return int(video.split(" ")[3])
+
+
+async def test_packets_are_plain_rtp_with_markers_and_a_running_clock(
+    reader_node: Any, player: Player, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packets: list[RtpPacket] = []
+    handle = RTCDtlsTransport._handle_rtp_data
+
+    async def watch(self: Any, data: bytes, arrival_time_ms: int) -> None:
+        packet = RtpPacket.parse(data)
+        if packet.payload_type == payload_type(player):
+            packets.append(packet)
+        await handle(self, data, arrival_time_ms)
+
+    monkeypatch.setattr(RTCDtlsTransport, "_handle_rtp_data", watch)
+    stream = reader_node.open()
+    reader_node.feed(stream)
+    await stream.wait_ready(10)
+    await player.offer()
+    await player.frames(20)
+    ordered = sorted(packets, key=lambda packet: packet.sequence_number)
+    sequence = [packet.sequence_number for packet in ordered]
+    assert sequence == list(range(sequence[0], sequence[0] + len(sequence)))
+    stamps = list(dict.fromkeys(packet.timestamp for packet in ordered))
+    assert {after - before & 0xFFFFFFFF for before, after in pairwise(stamps)} == {3600}
+    for before, after in pairwise(ordered):
+        assert before.marker == (before.timestamp != after.timestamp)
+    assert all(len(packet.payload) <= 1200 for packet in ordered)
+
+
+async def test_sender_reports_follow_the_packets(reader_node: Any, player: Player) -> None:
+    reader_node.feed(stream := reader_node.open())
+    await stream.wait_ready(10)
+    await player.offer()
+    async with asyncio.timeout(20):
+        while True:
+            await player.frames(5)
+            reports = [
+                report
+                for report in (await player.peer.getStats()).values()
+                if report.type == "remote-outbound-rtp" and report.kind == "video"
+            ]
+            if reports:
+                break
+    assert reports[0].packetsSent > 5
+    assert abs(reports[0].remoteTimestamp.timestamp() - time.time()) < 30
+
+
+def test_interfaces() -> None:
+    assert interfaces("0.0.0.0", "127.0.0.1", None)[0].announced == "127.0.0.1"
+    assert interfaces("127.0.0.1", "127.0.0.1", None)[0].bind == "127.0.0.1"
+    (forced,) = interfaces("0.0.0.0", "127.0.0.1", "203.0.113.9")
+    assert (forced.bind, forced.announced) == ("0.0.0.0", "203.0.113.9")
+    assert interfaces("127.0.0.1", "gateway.example", None) == interfaces("127.0.0.1", "127.0.0.1", None)
+    assert interfaces("127.0.0.1", "0.0.0.0", None) == interfaces("127.0.0.1", "127.0.0.1", None)
+
+
+def test_payloads_are_made_once_and_forgotten_in_time() -> None:
+    cache = PayloadCache()
+    units = TestPicture(352, 288).encoded_loop(2)
+    first = cache.payloads(units[0])
+    assert cache.payloads(units[0]) is first
+    for turn in range(6):
+        for unit in units:
+            cache.payloads(replace(unit, pts=unit.pts + turn))
+    assert len(cache._entries) <= webrtc.CACHED_UNITS
+    assert cache.payloads(units[0]) == first
+
+
+async def test_a_burst_is_paced_and_live_packets_are_not() -> None:
+    pacer = Pacer(8_000_000)  # 1 byte per microsecond
+    started = time.monotonic()
+    for _ in range(10):
+        await pacer.wait(20_000)
+    assert time.monotonic() - started >= 0.15
+    await asyncio.sleep(0.05)
+    started = time.monotonic()
+    await pacer.wait(1_000)
+    assert pacer._due - started < 0.04
+
+
+def test_the_history_covers_a_second() -> None:
+    assert HISTORY * 1200 * 8 > 8_000_000
