@@ -228,12 +228,14 @@ class Calling:
         subscription.granted(response)
         return subscription
 
-    async def end_orphan(self, snapshot: dict[str, Any]) -> None:
+    async def end_orphan(self, snapshot: dict[str, Any], flow: Flow | None) -> None:
         """See ``Endpoint.end_orphan``."""
         try:
             dialog = Dialog.from_snapshot(snapshot)
         except (KeyError, TypeError, ValueError) as error:
             raise LocalError(f"no dialog snapshot: {error}") from error
+        if flow is not None:
+            dialog.destination = flow
         dialog.local_cseq += 1000  # requests may have gone out after the snapshot was taken
         method, headers = "BYE", []
         if dialog.kind == "subscriber":

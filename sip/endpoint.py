@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from sip.core import SipCore
 from sip.dialog import Dialog
 from sip.digest import Credentials
 from sip.element import ALLOW, CoreLimits
-from sip.errors import ParseError
+from sip.errors import ParseError, RemoteError
 from sip.events import (
     AckMissed,
     Acknowledged,
@@ -304,6 +304,28 @@ class Endpoint:
         elif isinstance(owner, Subscription | NotifierSubscription):
             owner.flow_lost()
 
+    # -- handlers: the one place where any exception of theirs becomes 500 ------------------------------
+
+    def call_handler(self, handler: Handler, incoming: Incoming) -> Reply | Awaitable[Reply | None] | None:
+        """The handler's result; a RemoteError becomes its status, any other exception 500."""
+        try:
+            return handler(incoming)
+        except RemoteError as error:
+            return Reply(error.status, reason=error.reason)
+        except Exception:
+            log.exception("event=handler_failed method=%s flow=%s", incoming.request.method, incoming.flow)
+            return Reply(500)
+
+    async def await_handler(self, work: Awaitable[Reply | None], incoming: Incoming) -> Reply | None:
+        """The same for the rest of an asynchronous handler."""
+        try:
+            return await work
+        except RemoteError as error:
+            return Reply(error.status, reason=error.reason)
+        except Exception:
+            log.exception("event=handler_failed method=%s flow=%s", incoming.request.method, incoming.flow)
+            return Reply(500)
+
     # -- incoming, for IncomingInvite and IncomingSubscribe -----------------------------------------------
 
     def progress(self, invite: IncomingInvite, reply: Reply) -> None:
@@ -437,12 +459,13 @@ class Endpoint:
             timeout_s=timeout_s,
         )
 
-    async def end_orphan(self, snapshot: dict[str, Any]) -> None:
+    async def end_orphan(self, snapshot: dict[str, Any], *, flow: Flow | None = None) -> None:
         """End what an earlier process left open: BYE a call, unsubscribe, or close a peer's subscription.
 
-        The peer's answer does not matter. Raises LocalError for a record that is no snapshot.
+        ``flow``: where the peer is reached now, when it is not the flow of the snapshot. The peer's answer does
+        not matter. Raises LocalError for a record that is no snapshot.
         """
-        await self._calling.end_orphan(snapshot)
+        await self._calling.end_orphan(snapshot, flow)
 
     # -- tasks --------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sip.dialog import Dialog
 from sip.element import ALLOW
-from sip.errors import AckMissing, LocalError, RemoteError
+from sip.errors import AckMissing, LocalError
 from sip.events import RequestReceived
 from sip.incoming import Handler, Incoming, IncomingInvite, IncomingSubscribe, Reply
 from sip.message import Request
@@ -128,13 +128,7 @@ class Serving:
         transaction: ServerTransaction,
     ) -> None:
         """Call a handler and see to it that the request is answered, whatever the handler does."""
-        try:
-            result = handler(incoming)
-        except RemoteError as error:
-            result = Reply(error.status, reason=error.reason)
-        except Exception:
-            log.exception("event=handler_failed method=%s flow=%s", incoming.request.method, incoming.flow)
-            result = Reply(500)
+        result = self._endpoint.call_handler(handler, incoming)
         if isinstance(result, Reply):
             self.answer(transaction, result)
         elif result is None:
@@ -155,15 +149,10 @@ class Serving:
         self, work: Awaitable[Reply | None], incoming: Incoming, transaction: ServerTransaction
     ) -> None:
         try:
-            result = await work
-        except RemoteError as error:
-            result = Reply(error.status, reason=error.reason)
+            result = await self._endpoint.await_handler(work, incoming)
         except asyncio.CancelledError:
             self.answer(transaction, Reply(503 if self._endpoint.closing else 487))
             raise
-        except Exception:
-            log.exception("event=handler_failed method=%s flow=%s", incoming.request.method, incoming.flow)
-            result = Reply(500)
         if isinstance(result, Reply):
             self.answer(transaction, result)
         else:
