@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 RoleName = Literal["device", "upper"]
 Answer = Reply | Awaitable[Reply | None] | None
 BodyHandler = Callable[[Peer, Any, Incoming], Awaitable[Body | None]]
+BodyCheck = Callable[[Peer, Any, Incoming], Reply | None]
 MethodHandler = Callable[[Peer, Incoming], Answer]
 
 XML_TYPES = frozenset({"application/manscdp+xml", "application/xml", "text/xml", ""})
@@ -76,6 +77,8 @@ class Dispatch:
         self.inbox = Inbox(clock=self._clock)
         self._bodies: dict[type[Body], dict[PeerKind, BodyHandler]] = {}
         self._methods: dict[str, dict[PeerKind, MethodHandler]] = {}
+        self._others: dict[PeerKind, BodyHandler] = {}
+        self._checks: dict[type[Body], dict[PeerKind, BodyCheck]] = {}
         self._told: TokenBuckets[str] = TokenBuckets(rate=1 / _TOLD_PER_SOURCE_S, burst=1)
         self.counts: Counter[str] = Counter()
 
@@ -96,6 +99,24 @@ class Dispatch:
         def register(handler: MethodHandler) -> MethodHandler:
             self._methods.setdefault(method, {})[PeerKind(role)] = handler
             return handler
+
+        return register
+
+    def on_other(self, role: RoleName) -> Callable[[BodyHandler], BodyHandler]:
+        """Register the handler of all bodies from that role that no model's handler takes, unknown commands included."""
+
+        def register(handler: BodyHandler) -> BodyHandler:
+            self._others[PeerKind(role)] = handler
+            return handler
+
+        return register
+
+    def before(self, model: type[Body], role: RoleName) -> Callable[[BodyCheck], BodyCheck]:
+        """Register a check that runs before the 200: a Reply it returns is sent instead and the body is dropped."""
+
+        def register(check: BodyCheck) -> BodyCheck:
+            self._checks.setdefault(model, {})[PeerKind(role)] = check
+            return check
 
         return register
 
@@ -206,7 +227,8 @@ class Dispatch:
             logger.info(
                 "unknown command peer=%s root=%s cmd_type=%s", peer.id, body.root[:32], body.cmd_type[:32]
             )
-            return _OK
+            if peer.kind not in self._others:
+                return _OK
         return self._deliver(peer, body, incoming, len(decoded.raw))
 
     def _choose(self, candidates: list[Peer], body: Body) -> Peer | None:
@@ -228,7 +250,11 @@ class Dispatch:
             if verdict == "full":
                 return self._full(peer)
             self.counts[verdict] += 1
-        handler = self._bodies.get(type(body), {}).get(peer.kind)
+        check = self._checks.get(type(body), {}).get(peer.kind)
+        refusal = check(peer, body, incoming) if check is not None else None
+        if refusal is not None:
+            return refusal
+        handler = self._bodies.get(type(body), {}).get(peer.kind) or self._others.get(peer.kind)
         if handler is None:
             self.counts["no_handler" if not verdict else "unused_answer"] += 1
             return _OK

@@ -97,12 +97,13 @@ class Control:
         *,
         priority: int = 0,
         preset_name: str = "",
+        hold_s: float | None = None,
     ) -> None:
         """Send one PTZ command; returns with the device's 200, no Response is awaited (G157).
 
-        A Move or Lens that moves must be repeated within the hold time or it is stopped. While a user of higher
-        ``priority`` (0-255) moves the camera others are refused, except for stopping. Raises ControlFailed; LocalError for
-        numbers out of range.
+        A Move or Lens that moves must be repeated within ``hold_s`` (default: the service's) or it is stopped. While
+        a user of higher ``priority`` (0-255) moves the camera others are refused, except for stopping. Raises
+        ControlFailed; LocalError for numbers out of range.
         """
         digits = encode(command)
         key = (device_id, channel_id)
@@ -115,7 +116,7 @@ class Control:
             if stops:
                 self._release(key, command)
             elif isinstance(command, Move | Lens):
-                self._hold(key, command, who, priority)
+                self._hold(key, command, who, priority, self._hold_s if hold_s is None else hold_s)
             await self._send(
                 device,
                 DeviceControl(
@@ -215,11 +216,11 @@ class Control:
             if held == key and motion.who != who and motion.priority > priority:
                 raise ControlFailed(ControlCause.TAKEN, f"{motion.who} moves this camera")
 
-    def _hold(self, key: ChannelKey, command: PtzCommand, who: str, priority: int) -> None:
+    def _hold(self, key: ChannelKey, command: PtzCommand, who: str, priority: int, hold_s: float) -> None:
         """Start or renew the watch over a movement."""
         self._release(key, command)
         slot = (key, type(command))
-        timer = asyncio.get_running_loop().call_later(self._hold_s, self._expired, slot)
+        timer = asyncio.get_running_loop().call_later(hold_s, self._expired, slot)
         self._motions[slot] = _Motion(who, priority, command, timer)
 
     def _release(self, key: ChannelKey, command: PtzCommand) -> None:
