@@ -57,7 +57,7 @@ class Liveness:
         self._clock = clock or Clock()
         self._heap: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}  # the one valid heap entry of each device; others are stale
-        self._last_sweep: float | None = None
+        self._last_tick: float | None = None
         self._judge_from = 0.0
         self._utc = self._clock.utc()
         self._task: asyncio.Task[None] | None = None
@@ -76,7 +76,7 @@ class Liveness:
 
     async def _run(self) -> None:
         while True:
-            self.sweep(self._clock.mono())
+            self.tick(self._clock.mono())
             await asyncio.sleep(TICK_S)
 
     # -- signs of life ---------------------------------------------------------------------------------------
@@ -149,16 +149,19 @@ class Liveness:
         interval, count = clamp_heartbeat(device.heartbeat_interval_s, device.heartbeat_count, self._settings)
         return float(interval * count)
 
+    def tick(self, now: float) -> None:
+        """Called each second. After a pause of the whole process devices get time to be heard before they are judged."""
+        pause = now - self._last_tick if self._last_tick is not None else 0.0
+        self._last_tick = now
+        if pause > TICK_S + PAUSE_S:
+            self._judge_from = now + min(pause, MAX_GRACE_S)
+            logger.warning("the process stood still pause_s=%.1f", pause)
+        if now >= self._judge_from:
+            self.sweep(now)
+
     def sweep(self, now: float) -> None:
-        """Judge what is due. Called each second; costs nothing for devices whose time has not come."""
+        """Judge what is due. Costs nothing for devices whose time has not come."""
         self._utc = self._clock.utc()
-        if self._last_sweep is not None and now - self._last_sweep > TICK_S + PAUSE_S:
-            grace = min(now - self._last_sweep, MAX_GRACE_S)
-            self._judge_from = now + grace
-            logger.warning("the process stood still pause_s=%.1f grace_s=%.1f", now - self._last_sweep, grace)
-        self._last_sweep = now
-        if now < self._judge_from:
-            return
         while self._heap and self._heap[0][0] <= now:
             due, device_id = heapq.heappop(self._heap)
             if self._due.get(device_id) != due:
