@@ -77,9 +77,7 @@ class Opener:
         """Streams a device allowed before it said 486, as learned (quirk 34)."""
 
     async def close(self) -> None:
-        """Wait a moment for the last BYEs, then let them go."""
-        if self._byes:
-            await asyncio.wait(self._byes, timeout=BYE_WAIT_S)
+        """Let go of BYEs that nobody answered yet; their dialogs stay in the journal for the next start."""
         for task in self._byes:
             task.cancel()
         await asyncio.gather(*self._byes, return_exceptions=True)

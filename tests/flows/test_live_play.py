@@ -23,7 +23,7 @@ CAMERA = "41018300001320000001"
 
 @pytest.mark.gb("G228", "G188", "G189", "G203")
 async def test_the_whole_call_in_its_dialog(nodes: Nodes) -> None:
-    async with LiveHouse(nodes) as house, ScriptedCamera(CAMERA) as camera:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes) as house:
         house.add(CAMERA, camera.flow)
         session = await house.sessions.play(CAMERA, CAMERA)
         assert (session.info.video_codec.lower(), session.info.transport) == ("h264", "udp")
@@ -51,7 +51,7 @@ async def test_the_whole_call_in_its_dialog(nodes: Nodes) -> None:
 
 @pytest.mark.gb("G226")
 async def test_rtp_goes_to_an_even_port_and_strangers_are_dropped(nodes: Nodes) -> None:
-    async with LiveHouse(nodes) as house, ScriptedCamera(CAMERA) as camera:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes) as house:
         house.add(CAMERA, camera.flow)
         session = await house.sessions.play(CAMERA, CAMERA)
         port = camera.calls[0].offer.port
@@ -73,7 +73,7 @@ async def test_rtp_goes_to_an_even_port_and_strangers_are_dropped(nodes: Nodes) 
 
 @pytest.mark.gb("G227")
 async def test_pictures_before_the_200_are_kept(nodes: Nodes) -> None:
-    async with LiveHouse(nodes) as house, ScriptedCamera(CAMERA) as camera:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes) as house:
         camera.script.rtp_before_answer = True
         house.add(CAMERA, camera.flow)
         session = await house.sessions.play(CAMERA, CAMERA)
@@ -86,7 +86,7 @@ async def test_pictures_before_the_200_are_kept(nodes: Nodes) -> None:
 
 @pytest.mark.gb("G207")
 async def test_tcp_passive(nodes: Nodes) -> None:
-    async with LiveHouse(nodes, transport="tcp_passive") as house, ScriptedCamera(CAMERA) as camera:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes, transport="tcp_passive") as house:
         house.add(CAMERA, camera.flow)
         session = await house.sessions.play(CAMERA, CAMERA)
         invite = camera.trace.texts("INVITE")[0]
@@ -99,8 +99,8 @@ async def test_tcp_passive(nodes: Nodes) -> None:
 
 @pytest.mark.gb("G208")
 async def test_tcp_active_with_a_late_listener(nodes: Nodes) -> None:
-    house_ = LiveHouse(nodes, transport="tcp_active", first_picture_timeout_s=15.0)
-    async with house_ as house, ScriptedCamera(CAMERA) as camera:
+    slow = LiveHouse(nodes, transport="tcp_active", first_picture_timeout_s=15.0)
+    async with ScriptedCamera(CAMERA) as camera, slow as house:
         camera.script.listen_delay_s = 1.5  # the first two tries find nobody
         house.add(CAMERA, camera.flow)
         session = await house.sessions.play(CAMERA, CAMERA)
@@ -113,7 +113,7 @@ async def test_tcp_active_with_a_late_listener(nodes: Nodes) -> None:
 @pytest.mark.gb("G199")
 @pytest.mark.quirk(27)
 async def test_device_chooses_its_own_ssrc(nodes: Nodes) -> None:
-    async with LiveHouse(nodes) as house, ScriptedCamera(CAMERA) as camera:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes) as house:
         camera.script.answer_ssrc = 200009319  # y=0200009319
         house.add(CAMERA, camera.flow)
         session = await house.sessions.play(CAMERA, CAMERA)
@@ -126,7 +126,7 @@ async def test_device_chooses_its_own_ssrc(nodes: Nodes) -> None:
 @pytest.mark.quirk(27)
 @pytest.mark.parametrize("ssrc", [0, 777])
 async def test_rtp_with_ssrc_zero_or_a_third_value_plays(nodes: Nodes, ssrc: int) -> None:
-    async with LiveHouse(nodes) as house, ScriptedCamera(CAMERA) as camera:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes) as house:
         camera.script.rtp_ssrc = ssrc
         house.add(CAMERA, camera.flow)
         session = await house.sessions.play(CAMERA, CAMERA)
@@ -137,7 +137,7 @@ async def test_rtp_with_ssrc_zero_or_a_third_value_plays(nodes: Nodes, ssrc: int
 
 @pytest.mark.gb("G232")
 async def test_twenty_viewers_one_invite_and_the_last_one_ends_it(nodes: Nodes) -> None:
-    async with LiveHouse(nodes) as house, ScriptedCamera(CAMERA) as camera, aiohttp.ClientSession() as http:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes) as house, aiohttp.ClientSession() as http:
         house.add(CAMERA, camera.flow)
         sessions = await asyncio.gather(*(house.sessions.play(CAMERA, CAMERA) for _ in range(20)))
         session = sessions[0]
@@ -163,7 +163,7 @@ async def test_twenty_viewers_one_invite_and_the_last_one_ends_it(nodes: Nodes) 
 
 @pytest.mark.gb("G233")
 async def test_device_bye_ends_the_viewers(nodes: Nodes) -> None:
-    async with LiveHouse(nodes) as house, ScriptedCamera(CAMERA) as camera, aiohttp.ClientSession() as http:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes) as house, aiohttp.ClientSession() as http:
         house.add(CAMERA, camera.flow)
         session = await house.sessions.play(CAMERA, CAMERA)
         upper = Watching()
@@ -183,7 +183,7 @@ async def test_device_bye_ends_the_viewers(nodes: Nodes) -> None:
 
 @pytest.mark.gb("G230")
 async def test_lost_rtp_is_bye(nodes: Nodes) -> None:
-    async with LiveHouse(nodes) as house, ScriptedCamera(CAMERA) as camera:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes) as house:
         house.add(CAMERA, camera.flow)
         session = await house.sessions.play(CAMERA, CAMERA)
         upper = Watching()
@@ -198,7 +198,7 @@ async def test_lost_rtp_is_bye(nodes: Nodes) -> None:
 
 @pytest.mark.gb("G231")
 async def test_offline_device_releases_its_media(nodes: Nodes) -> None:
-    async with LiveHouse(nodes) as house, ScriptedCamera(CAMERA) as camera:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes) as house:
         device = house.add(CAMERA, camera.flow)
         session = await house.sessions.play(CAMERA, CAMERA)
         upper = Watching()
@@ -214,7 +214,7 @@ async def test_offline_device_releases_its_media(nodes: Nodes) -> None:
 @pytest.mark.gb("G234")
 @pytest.mark.parametrize("body", [b"", plain_answer(CAMERA, "0 RTP/AVP 96", "a=sendonly")])
 async def test_200_that_cannot_be_used_is_bye(nodes: Nodes, body: bytes) -> None:
-    async with LiveHouse(nodes) as house, ScriptedCamera(CAMERA) as camera:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes) as house:
         camera.script.answer = lambda offer: body
         house.add(CAMERA, camera.flow)
         with pytest.raises(PlayFailed) as failure:
@@ -226,7 +226,7 @@ async def test_200_that_cannot_be_used_is_bye(nodes: Nodes, body: bytes) -> None
 
 @pytest.mark.gb("G235")
 async def test_no_rtp_after_the_200_is_bye_and_no_stream(nodes: Nodes) -> None:
-    async with LiveHouse(nodes, first_picture_timeout_s=1.0) as house, ScriptedCamera(CAMERA) as camera:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes, first_picture_timeout_s=1.0) as house:
         camera.script.rtp = False
         house.add(CAMERA, camera.flow)
         with pytest.raises(PlayFailed) as failure:
@@ -239,7 +239,7 @@ async def test_no_rtp_after_the_200_is_bye_and_no_stream(nodes: Nodes) -> None:
 @pytest.mark.gb("G193")
 @pytest.mark.quirk(34)
 async def test_busy_device(nodes: Nodes) -> None:
-    async with LiveHouse(nodes) as house, ScriptedCamera(CAMERA) as camera:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes) as house:
         camera.script.status = 486
         house.add(CAMERA, camera.flow)
         with pytest.raises(PlayFailed) as failure:
@@ -255,7 +255,7 @@ async def test_busy_device(nodes: Nodes) -> None:
 @pytest.mark.quirk(30)
 async def test_a_camera_that_only_dials_tcp(nodes: Nodes) -> None:
     """It refuses UDP with 415 and would not be dialled: the ladder ends at TCP passive and is remembered."""
-    async with LiveHouse(nodes) as house, ScriptedCamera(CAMERA) as camera:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes) as house:
         camera.script.refuse_transports = {"udp": 415, "tcp_passive": 488}
         device = house.add(CAMERA, camera.flow)
         session = await house.sessions.play(CAMERA, CAMERA)
@@ -272,7 +272,7 @@ async def test_a_camera_that_only_dials_tcp(nodes: Nodes) -> None:
 
 @pytest.mark.quirk(42)
 async def test_nul_bytes_in_the_answer(nodes: Nodes) -> None:
-    async with LiveHouse(nodes) as house, ScriptedCamera(CAMERA) as camera:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes) as house:
         port = "15060"
 
         def with_nul(offer: object) -> bytes:
@@ -287,7 +287,7 @@ async def test_nul_bytes_in_the_answer(nodes: Nodes) -> None:
 @pytest.mark.quirk(46)
 async def test_media_that_contradict_the_sdp(nodes: Nodes) -> None:
     """The answer said PS; what comes is neither PS nor TS nor anything known: a fault of its own, not "no stream"."""
-    async with LiveHouse(nodes, first_picture_timeout_s=2.0) as house, ScriptedCamera(CAMERA) as camera:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes, first_picture_timeout_s=2.0) as house:
         camera.script.payload = lambda data: bytes(len(data))
         camera.script.payload_type = 33
         house.add(CAMERA, camera.flow)
@@ -298,7 +298,7 @@ async def test_media_that_contradict_the_sdp(nodes: Nodes) -> None:
 
 
 async def test_packets_without_key_frames_are_no_picture(nodes: Nodes) -> None:
-    async with LiveHouse(nodes, first_picture_timeout_s=1.5) as house, ScriptedCamera(CAMERA) as camera:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes, first_picture_timeout_s=1.5) as house:
         camera.script.key_frames = False
         house.add(CAMERA, camera.flow)
         with pytest.raises(PlayFailed) as failure:
@@ -309,7 +309,7 @@ async def test_packets_without_key_frames_are_no_picture(nodes: Nodes) -> None:
 
 @pytest.mark.quirk(12)
 async def test_each_device_is_told_the_address_it_can_reach(nodes: Nodes) -> None:
-    async with LiveHouse(nodes) as house, ScriptedCamera(CAMERA, host="127.0.0.7") as camera:
+    async with ScriptedCamera(CAMERA, host="127.0.0.7") as camera, LiveHouse(nodes) as house:
         house.add(CAMERA, camera.flow)
         await house.sessions.play(CAMERA, CAMERA)
         invite = camera.trace.texts("INVITE")[0]
@@ -323,7 +323,7 @@ async def test_each_device_is_told_the_address_it_can_reach(nodes: Nodes) -> Non
 
 
 async def test_cancelled_by_the_viewer(nodes: Nodes) -> None:
-    async with LiveHouse(nodes) as house, ScriptedCamera(CAMERA) as camera:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes) as house:
         camera.script.answer_delay_s = 30.0
         house.add(CAMERA, camera.flow)
         play = asyncio.create_task(house.sessions.play(CAMERA, CAMERA))
@@ -337,7 +337,7 @@ async def test_cancelled_by_the_viewer(nodes: Nodes) -> None:
 
 
 async def test_h265_and_the_time_to_the_first_picture(nodes: Nodes) -> None:
-    async with LiveHouse(nodes) as house, ScriptedCamera(CAMERA) as camera:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes) as house:
         camera.script.codec = "h265"
         house.add(CAMERA, camera.flow, edition="3.0")
         session = await house.sessions.play(CAMERA, CAMERA)

@@ -155,12 +155,15 @@ class ScriptedCamera:
                 self._start(call, script, port, listener)
                 await asyncio.sleep(0.3)
             body = script.answer(offer) if script.answer is not None else self._answer(offer, port, script)
-            undo.pop_all()
-        session = await invite.accept(body)
-        call.session = session
-        session.ended.add_done_callback(lambda _: call.sender.cancel() if call.sender is not None else None)
-        if script.rtp and call.sender is None and not session.ended.done():
-            self._start(call, script, port, listener)
+            session = await invite.accept(body)
+            call.session = session
+            session.ended.add_done_callback(
+                lambda _: call.sender.cancel() if call.sender is not None else None
+            )
+            if script.rtp and call.sender is None and not session.ended.done():
+                self._start(call, script, port, listener)
+            if call.sender is not None:
+                undo.pop_all()  # the sender closes its socket itself
         return None
 
     def _media_port(self, offer: sdp.Offer, undo: contextlib.ExitStack) -> tuple[int, socket.socket]:
