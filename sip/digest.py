@@ -74,7 +74,7 @@ class DigestParams:
         place = 0
         rest = rest.strip()
         plain = _PLAIN_PARAM.findall(rest)
-        if len(plain) == rest.count("="):  # no "=" inside of a value: every parameter was taken
+        if plain and len(plain) == rest.count("="):  # no "=" inside of a value: every parameter was taken
             for name, quoted, token in plain:
                 params.setdefault(name.lower(), quoted or token)
             return cls(scheme.lower(), params)

@@ -26,7 +26,7 @@ _NEXT_START = re.compile(rb"\n(?=SIP/2\.0 [0-9]{3}|[A-Z]{3,20} sips?:[^\r\n]{1,5
 def parse_content_length(text: str | bytes) -> int:
     """A decimal length. Raises ParseError for anything else, a minus sign included."""
     digits = text.strip()
-    if not digits.isdigit() or len(digits) > 18:
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 18:
         raise ParseError("no Content-Length", label="content_length")
     return int(digits)
 

@@ -201,9 +201,9 @@ def parse(data: bytes) -> Request | Response:
     Raises ParseError with a bounded label; status 505 for another SIP version.
     """
     head, body_start, charset = split_head(data)
-    text, lines = _split_lines(head)
+    lines = _split_lines(head)
     start = lines[0]
-    message = _response(start) if text.startswith("SIP/2.0 ") else _request(start)
+    message = _response(start) if start[:8].upper() == "SIP/2.0 " else _request(start)
     del lines[0]
     headers = Headers.of_lines(lines)
     message.headers = headers
@@ -245,7 +245,7 @@ def split_head(data: bytes) -> tuple[str, int, str]:
     return head.decode("latin-1"), body_start, "latin-1"
 
 
-def _split_lines(text: str) -> tuple[str, list[str]]:
+def _split_lines(text: str) -> list[str]:
     """Unfold continuation lines (RFC 3261 7.3.1) and split, whatever the line ends are."""
     lines = text.split("\r\n")
     if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
@@ -254,7 +254,7 @@ def _split_lines(text: str) -> tuple[str, list[str]]:
     if "\r\n " in text or "\r\n\t" in text:
         text = _FOLD.sub(" ", text)
         lines = text.split("\r\n")
-    return text, lines
+    return lines
 
 
 def _request(line: str) -> Request:
