@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from contextlib import AsyncExitStack
 
 from config.settings import Settings
 from gateway.clock import Clock
 from gateway.dispatch import Dispatch
 from gateway.events import EventBus
-from gateway.networks import AddressFault, OwnAddress
+from gateway.networks import AddressFault, OwnAddress, address_of
 from gateway.peers import Peers
 from gateway.registry import Registry
 from gateway.services.catalog import CatalogService
+from gateway.services.control import Control
 from gateway.services.device_info import DeviceInfoService
 from gateway.services.liveness import Liveness
+from gateway.services.nodes import NodePlan, Nodes
 from gateway.services.registrar import Registrar
+from gateway.services.session_address import MediaAddress
+from gateway.services.session_journal import DialogJournal
+from gateway.services.session_opening import Opener
+from gateway.services.sessions import Sessions
 from gateway.services.subscriptions import SubscriptionService
 from gateway.storage.database import Database, StorageFailed
 from gateway.storage.devices import load_registry
 from gateway.storage.journal import Journal
 from gateway.storage.writer import Writer
 from sip.endpoint import Endpoint, Identity, Incoming, Limits, Reply
+from sip.ids import SsrcPool
 from sip.transport import TransportLimits
 
 logger = logging.getLogger(__name__)
@@ -45,6 +53,7 @@ class Gateway:
         self._build_storage()
         self._build_signalling()
         self._build_devices()
+        self._build_media()
 
     # -- building --------------------------------------------------------------------------------------------
 
@@ -126,6 +135,49 @@ class Gateway:
             clock=self.clock,
         )
 
+    def _build_media(self) -> None:
+        settings, sip = self.settings.media, self.settings.sip
+        bound = address_of(sip.host)
+        tickets = secrets.token_urlsafe(32)
+        self.nodes = Nodes(
+            NodePlan(
+                settings=settings,
+                ticket_secret=tickets,
+                media_host=str(settings.host or sip.advertise_host or sip.host),
+                bind_host=sip.host if bound is not None and bound.is_loopback else "0.0.0.0",
+                log_level=self.settings.log.level,
+            )
+        )
+        self.media_address = MediaAddress(own=self.own_address, media=settings)
+        self.ssrc_pool = SsrcPool(
+            sip.domain if sip.domain[:8].isdecimal() else sip.server_id, rest_s=settings.ssrc_rest_s
+        )
+        dialogs = DialogJournal(
+            journal=self.journal, endpoint=self.endpoint, ssrc_pool=self.ssrc_pool, clock=self.clock
+        )
+        self.sessions = Sessions(
+            settings=settings,
+            registry=self.registry,
+            bus=self.bus,
+            opener=Opener(
+                settings=settings,
+                server_id=sip.server_id,
+                domain=sip.domain,
+                endpoint=self.endpoint,
+                nodes=self.nodes,
+                address=self.media_address,
+                journal=dialogs,
+                ssrc_pool=self.ssrc_pool,
+                clock=self.clock,
+            ),
+            nodes=self.nodes,
+            journal=dialogs,
+            ticket_secret=tickets,
+            clock=self.clock,
+        )
+        self.control = Control(registry=self.registry, sender=self.dispatch, clock=self.clock)
+        self.sessions.key_frame = self.control.key_frame
+
     # -- life ------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -135,6 +187,7 @@ class Gateway:
             await self._start_storage()
             await self._start_signalling()
             await self._start_devices()
+            await self._start_media()
         except (StorageFailed, AddressFault, OSError) as error:
             await self.stop()
             raise StartFailed(_one_line(error)) from error
@@ -175,6 +228,14 @@ class Gateway:
         self.registrar.resume()
         await self.liveness.start()
         self._stack.push_async_callback(self.liveness.close)
+
+    async def _start_media(self) -> None:
+        """Dialogs of an earlier life are ended first; devices register while the nodes load their codecs."""
+        self._stack.push_async_callback(self.nodes.close)
+        self._stack.push_async_callback(self.control.close)
+        self._stack.push_async_callback(self.sessions.close)
+        await self.sessions.start()
+        await self.nodes.start()
 
 
 def _not_yet(incoming: Incoming) -> Reply:

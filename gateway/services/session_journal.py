@@ -97,6 +97,11 @@ class DialogJournal:
             else:
                 self._waiting[device_id].append(orphan)
 
+    @property
+    def waiting(self) -> list[str]:
+        """Devices whose return is waited for."""
+        return list(self._waiting)
+
     def device_registered(self, device_id: str, flow: Flow | None) -> None:
         """End what waited for this device's new connection."""
         for orphan in self._waiting.pop(device_id, []):

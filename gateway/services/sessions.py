@@ -125,6 +125,10 @@ class Sessions:
             self._bus.subscribe(DeviceOnline, callback=self._device_online),
         ]
         await self._journal.end_orphans()
+        for device_id in self._journal.waiting:
+            device = self._registry.devices.get(device_id)
+            if device is not None and device.online:
+                self._journal.device_registered(device_id, device.flow)
 
     async def close(self) -> None:
         """BYE to every device, receivers closed, tasks ended. Idempotent."""
