@@ -1,0 +1,426 @@
+"""What simulated cameras and recorders share: registration, answers to queries and controls, calls with real media."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+from simulator.answers import AnswerBook, broken_xml
+from simulator.calls import Call, Calls
+from simulator.faults import Faults
+from simulator.register import RegisterSettings, Registration
+from simulator.sending import Pictures
+from sip import ptz
+from sip.endpoint import (
+    Endpoint,
+    Identity,
+    Incoming,
+    IncomingInvite,
+    IncomingSubscribe,
+    NotifierSubscription,
+    Reply,
+)
+from sip.errors import RemoteError
+from sip.flow import Flow, Target
+from sip.ids import TypeKind, kind_of
+from sip.manscdp import (
+    CONTENT_TYPE,
+    AlarmNotify,
+    Body,
+    CatalogItem,
+    CatalogNotify,
+    CatalogQuery,
+    DeviceControl,
+    Edition,
+    KeepaliveNotify,
+    MobilePositionNotify,
+    MobilePositionQuery,
+    PositionItem,
+    decode,
+    encode,
+)
+from sip.message import Response
+from sip.timers import Timers
+
+log = logging.getLogger(__name__)
+
+MAX_RECORDED = 10_000
+MediaChoice = Literal["any", "udp", "tcp"]
+
+
+@dataclass(slots=True)
+class Channel:
+    """One channel of a device as its catalog shows it. ``extra`` are further CatalogItem fields."""
+
+    channel_id: str
+    name: str
+    status: str = "ON"
+    parent_ids: tuple[str, ...] = ()
+    extra: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def has_pictures(self) -> bool:
+        return kind_of(self.channel_id) is TypeKind.CAMERA
+
+
+@dataclass(slots=True)
+class DeviceOptions:
+    """Everything about a simulated device except who it is.
+
+    ``transport`` is that of SIP; ``media`` what it accepts in offers. ``page_size`` is the number of catalog items
+    per message. ``max_calls`` parallel streams, beyond which 486. ``charset`` None: as the edition asks.
+    """
+
+    transport: Literal["udp", "tcp"] = "udp"
+    media: MediaChoice = "any"
+    edition: Edition = Edition.V2022
+    charset: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+    manufacturer: str = "Simulator"
+    model: str = "SIM-1"
+    firmware: str = "1.0"
+    user_agent: str = "device-simulator"
+    page_size: int = 4
+    max_calls: int = 16
+    pictures: Pictures = field(default_factory=Pictures)
+    register: RegisterSettings = field(default_factory=RegisterSettings)
+    timers: Timers | None = None
+
+
+@dataclass(slots=True)
+class Received:
+    """One request that came: method, body (None where it had no MANSCDP), ``time.monotonic()`` of its arrival."""
+
+    method: str
+    body: Body | None
+    raw: bytes
+    at_mono: float
+
+
+class SimulatedDevice:
+    """A device that registers, beats, answers and sends pictures. Cameras and recorders differ in their channels.
+
+    ``received`` records every request, ``ptz_log`` every valid PTZ command with the channel it was for.
+    """
+
+    def __init__(
+        self,
+        device_id: str,
+        channels: Sequence[Channel],
+        *,
+        server: tuple[str, int],
+        server_id: str,
+        domain: str = "",
+        password: str | None = None,
+        name: str = "",
+        options: DeviceOptions | None = None,
+        faults: Faults | None = None,
+    ) -> None:
+        self.device_id = device_id
+        self.name = name or device_id
+        self.channels = {channel.channel_id: channel for channel in channels}
+        self.options = options or DeviceOptions()
+        self.faults = faults or Faults()
+        self.domain = domain or server_id[:10]
+        self.server_id = server_id
+        self.server_uri = f"sip:{server_id}@{self.domain}"
+        self.identity = Identity(device_id, self.domain)
+        self.received: deque[Received] = deque(maxlen=MAX_RECORDED)
+        self.ptz_log: deque[tuple[str, ptz.PtzCommand, float]] = deque(maxlen=MAX_RECORDED)
+        self.refused_ptz: deque[str] = deque(maxlen=100)
+        self.subscriptions: dict[str, NotifierSubscription] = {}
+        self.sn = secrets.randbelow(1000)
+        extra = {"timers": self.options.timers} if self.options.timers is not None else {}
+        self.endpoint = Endpoint(
+            self.identity,
+            host=self.options.host,
+            port=self.options.port,
+            handler=self._handle,
+            user_agent=self.options.user_agent,
+            **extra,  # type: ignore[arg-type]
+        )
+        self.target = Target(self.server_uri, server[0], server[1], self.options.transport)
+        self.registration = Registration(
+            self.endpoint,
+            self.target,
+            self.identity,
+            self.server_uri,
+            password=password,
+            edition=self.options.edition,
+            heartbeat=self._heartbeat,
+            settings=self.options.register,
+            faults=self.faults,
+            other_port=self._send_from_other_port,
+        )
+        self.calls = Calls(self)
+        self.answers = AnswerBook(self)
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the port and begin to register; does not wait for the answer (see ``wait_registered``)."""
+        await self.endpoint.start()
+        if self.options.transport == "udp":
+            # A flow keeps long answers on UDP, as devices do.
+            local = self.endpoint.local_address(self.target.host)
+            flow = Flow("udp", self.target.host, self.target.port, local, self.endpoint.port)
+            self.target = self.registration.target = Target.of_flow(self.server_uri, flow)
+        self.registration.start()
+
+    async def stop(self, *, unregister: bool = True) -> None:
+        """BYE all calls, unregister, close the port."""
+        await self.calls.close()
+        await self.registration.stop(unregister=unregister)
+        await self.endpoint.close(drain_s=0.1)
+
+    async def vanish(self) -> None:
+        """Gone without a word: no BYE, no unregister."""
+        self.calls.abandon()
+        await self.registration.stop(unregister=False)
+        await self.endpoint.close(drain_s=0.0)
+        await self.calls.close()
+
+    async def wait_registered(self, timeout_s: float = 10.0) -> None:
+        """Raises TimeoutError."""
+        await asyncio.wait_for(self.registration.registered.wait(), timeout_s)
+
+    async def wait(self, done: Callable[[], object], timeout_s: float = 10.0, what: str = "") -> None:
+        """Wait until ``done()`` is true. Raises TimeoutError."""
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.device_id} waited {timeout_s} s in vain {what}")
+            await asyncio.sleep(0.01)
+
+    @property
+    def port(self) -> int:
+        return self.endpoint.port
+
+    def received_bodies(self, cmd_type: str) -> list[Body]:
+        """Bodies of that CmdType in the order of arrival."""
+        return [
+            entry.body
+            for entry in self.received
+            if entry.body is not None and entry.body.cmd_type == cmd_type
+        ]
+
+    # -- what we send -------------------------------------------------------------------------------------
+
+    def next_sn(self) -> int:
+        self.sn += 1
+        return self.sn
+
+    def encoded(self, body: Body) -> bytes:
+        data = encode(body, charset=self.options.charset, edition=self.options.edition)
+        if self.faults.gbk_under_gb2312:
+            text = encode(body, charset="GB18030", edition=self.options.edition)
+            return text.replace(b'encoding="GB18030"', b'encoding="GB2312"', 1)
+        return data
+
+    async def send(self, body: Body) -> Response | None:
+        """A MESSAGE to the server; None when no answer came."""
+        return await self.send_raw(self.encoded(body))
+
+    async def send_raw(self, data: bytes) -> Response | None:
+        try:
+            return await self.endpoint.request(
+                "MESSAGE", self.target, to=self.server_uri, body=data, content_type=CONTENT_TYPE
+            )
+        except RemoteError as error:
+            log.info("event=message_unanswered device=%s error=%s", self.device_id, error)
+            return None
+
+    def _heartbeat(self) -> bytes:
+        faulty = tuple(channel.channel_id for channel in self.channels.values() if channel.status == "DEFECT")
+        return self.encoded(KeepaliveNotify(sn=self.next_sn(), device_id=self.device_id, faulty=faulty))
+
+    async def _send_from_other_port(self, body: bytes) -> None:
+        """One heartbeat whose answer nobody waits for, from a port that never registered (quirk 11)."""
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender.setblocking(False)
+        sender.bind((self.options.host, 0))
+        host, port = sender.getsockname()
+        head = (
+            f"MESSAGE {self.server_uri} SIP/2.0\r\nVia: SIP/2.0/UDP {host}:{port};rport;branch=z9hG4bK{secrets.token_hex(8)}\r\n"
+            f"From: <{self.identity.uri}>;tag={secrets.token_hex(4)}\r\nTo: <{self.server_uri}>\r\n"
+            f"Call-ID: {secrets.token_hex(8)}\r\nCSeq: 1 MESSAGE\r\nMax-Forwards: 70\r\n"
+            f"Content-Type: {CONTENT_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        try:
+            sender.sendto(head.encode() + body, (self.target.host, self.target.port))
+            await asyncio.sleep(0.05)
+        finally:
+            sender.close()
+
+    async def send_catalog(self, sn: int | None = None, items: Sequence[CatalogItem] | None = None) -> None:
+        """Send the catalog, or some items of it, without being asked (quirk 16)."""
+        await self.answers.send_catalog(self.next_sn() if sn is None else sn, self.device_id, items)
+
+    async def notify_catalog(self, events: Sequence[CatalogItem]) -> Response | None:
+        """Tell the catalog subscriber of changes; None when there is none."""
+        body = CatalogNotify(
+            sn=self.next_sn(), device_id=self.device_id, sum_num=len(events), items=list(events)
+        )
+        return await self._notify("catalog", body)
+
+    async def set_status(self, channel_id: str, status: str) -> Response | None:
+        """Change a channel to ON, OFF, VLOST or DEFECT and tell the subscriber."""
+        self.channels[channel_id].status = status
+        return await self.notify_catalog([CatalogItem(device_id=channel_id, event=status)])
+
+    async def add_channel(self, channel: Channel) -> Response | None:
+        self.channels[channel.channel_id] = channel
+        item = self.answers.item(channel).model_copy(update={"event": "ADD"})
+        return await self.notify_catalog([item])
+
+    async def remove_channel(self, channel_id: str) -> Response | None:
+        self.channels.pop(channel_id)
+        return await self.notify_catalog([CatalogItem(device_id=channel_id, event="DEL")])
+
+    async def alarm(
+        self, channel_id: str, *, method: int = 5, alarm_type: int = 2, priority: int = 4
+    ) -> Response | None:
+        """An alarm: in the subscription where there is one, else by MESSAGE."""
+        body = AlarmNotify(
+            sn=self.next_sn(),
+            device_id=channel_id,
+            alarm_priority=priority,
+            alarm_method=method,
+            alarm_time=datetime.now(UTC),
+            alarm_type=alarm_type,
+        )
+        return await self._notify("alarm", body) or await self.send(body)
+
+    async def position(self, longitude: float, latitude: float) -> Response | None:
+        """Tell the subscriber where we are."""
+        now = datetime.now(UTC)
+        if self.options.edition is Edition.V2016:
+            body = MobilePositionNotify(
+                sn=self.next_sn(), device_id=self.device_id, time=now, longitude=longitude, latitude=latitude
+            )
+        else:
+            item = PositionItem(
+                device_id=self.device_id, capture_time=now, longitude=longitude, latitude=latitude
+            )
+            body = MobilePositionNotify(
+                sn=self.next_sn(), device_id=self.device_id, time=now, sum_num=1, items=[item]
+            )
+        return await self._notify("mobileposition", body)
+
+    async def _notify(self, kind: str, body: Body) -> Response | None:
+        subscription = self.subscriptions.get(kind)
+        if subscription is None or not subscription.active:
+            return None
+        try:
+            return await subscription.notify(self.encoded(body))
+        except RemoteError as error:
+            log.info("event=notify_unanswered device=%s error=%s", self.device_id, error)
+            return None
+
+    # -- what comes in ------------------------------------------------------------------------------------
+
+    async def _handle(self, incoming: Incoming) -> Reply | None:
+        request = incoming.request
+        body = self._decoded(incoming)
+        self.received.append(Received(request.method, body, request.body, time.monotonic()))
+        names = {request.method} | ({body.cmd_type} if body is not None else set())
+        if names & self.faults.silent:
+            await asyncio.Event().wait()
+        delay_s = max((self.faults.answer_delay_s.get(name, 0.0) for name in names), default=0.0)
+        if delay_s:
+            await asyncio.sleep(delay_s)
+        status = next((self.faults.statuses[name] for name in names if name in self.faults.statuses), None)
+        if status is not None:
+            return Reply(status)
+        if isinstance(incoming, IncomingInvite):
+            return await self.calls.invited(incoming)
+        if isinstance(incoming, IncomingSubscribe):
+            return self._subscribed(incoming, body)
+        if request.method == "MESSAGE" and body is not None:
+            return await self._message(body)
+        return Reply(200 if request.method in ("MESSAGE", "NOTIFY", "INFO") else 405)
+
+    def _decoded(self, incoming: Incoming) -> Body | None:
+        if not incoming.request.content_type.endswith("xml"):
+            return None
+        try:
+            return decode(incoming.request.body).body
+        except RemoteError:
+            return None
+
+    async def _message(self, body: Body) -> Reply:
+        if isinstance(body, DeviceControl):
+            self._control(body)
+        answers = self.answers.answers_to(body)
+        if not answers:
+            return Reply(200)
+        parts = self.answers.encoded_parts(answers)
+        if self.faults.answer_in_200:
+            return Reply(200, body=parts[0], content_type=CONTENT_TYPE)
+        self.endpoint.spawn(self._send_parts(parts))
+        return Reply(200)
+
+    async def _send_parts(self, parts: Sequence[bytes]) -> None:
+        for index, part in enumerate(parts):
+            if index in self.faults.lose_parts:
+                continue
+            data = broken_xml(part) if index in self.faults.broken_parts else part
+            await self.send_raw(data)
+            if index in self.faults.repeat_parts:
+                await self.send_raw(data)
+
+    def _control(self, body: DeviceControl) -> None:
+        if body.iframe:
+            self.calls.key_frame(body.device_id)
+        if body.ptz_cmd:
+            try:
+                command = ptz.decode(body.ptz_cmd)
+            except RemoteError:
+                self.refused_ptz.append(body.ptz_cmd)  # dropped; the MESSAGE still gets its 200 (G160)
+            else:
+                self.ptz_log.append((body.device_id, command, time.monotonic()))
+
+    def _subscribed(self, incoming: IncomingSubscribe, body: Body | None) -> Reply | None:
+        expires = incoming.request.expires
+        granted = 600 if expires is None else min(expires, 86400)
+        kind = "catalog"
+        if body is not None and not isinstance(body, CatalogQuery):
+            kind = "mobileposition" if isinstance(body, MobilePositionQuery) else body.cmd_type.lower()
+        subscription = incoming.accept(granted)
+        self.subscriptions[kind] = subscription
+        if kind == "catalog":
+            self.endpoint.spawn(self._first_notify())
+        return None
+
+    async def _first_notify(self) -> None:
+        """The state of all that is not ON, at once after the 200 (9.11.3.2)."""
+        await self.notify_catalog(
+            [
+                CatalogItem(device_id=channel.channel_id, event=channel.status)
+                for channel in self.channels.values()
+                if channel.status != "ON"
+            ]
+        )
+
+    @property
+    def live_calls(self) -> list[Call]:
+        return self.calls.running
+
+
+async def run_devices(devices: Sequence[SimulatedDevice], stop: asyncio.Event) -> None:
+    """Start devices, keep them until ``stop`` is set, unregister them. For the command line and the demo."""
+    for device in devices:
+        await device.start()
+    try:
+        await stop.wait()
+    finally:
+        await asyncio.gather(*(device.stop() for device in devices), return_exceptions=True)
