@@ -13,6 +13,7 @@ from gateway.events import EventBus
 from gateway.networks import AddressFault, OwnAddress, address_of
 from gateway.peers import Peers
 from gateway.registry import Registry
+from gateway.runtime import Runtime
 from gateway.services.catalog import CatalogService
 from gateway.services.control import Control
 from gateway.services.device_info import DeviceInfoService
@@ -48,6 +49,7 @@ class Gateway:
         self.settings = settings
         self.clock = Clock()
         self.bus = EventBus()
+        self.runtime = Runtime(self.bus)
         self.first_password: str | None = None
         self._stack = AsyncExitStack()
         self._build_storage()
@@ -212,6 +214,8 @@ class Gateway:
             await self.journal.read(connection)
         await self.writer.start()
         self._stack.push_async_callback(self.writer.close)
+        self.runtime.start()
+        self._stack.callback(self.runtime.close)
 
     async def _start_signalling(self) -> None:
         await self.endpoint.start()
