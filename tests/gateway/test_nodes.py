@@ -1,0 +1,156 @@
+"""Media nodes as processes: their configuration, placement, failed starts, deaths and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gateway_process import free_ports
+
+from config.settings import MediaSettings
+from gateway.services.errors import PlayCause, PlayFailed
+from gateway.services.nodes import NodeHandle, NodePlan, Nodes
+from media.specs import NodeStats
+
+ROOT = Path(__file__).parents[2]
+
+
+def plan(**media: object) -> NodePlan:
+    settings = MediaSettings.model_validate({"viewer_host": "127.0.0.1", **media})
+    return NodePlan(settings, "secret", bind_host="127.0.0.1", log_level="ERROR")
+
+
+def test_nodes_share_the_port_ranges() -> None:
+    parts = plan(nodes=3, rtp_port_min=20001, rtp_port_max=20300, viewer_port=8081, shared_rtp_port=30000)
+    configs = [parts.config(number, f"unix:/run/{number}", "s") for number in range(3)]
+    assert [(c.rtp_port_min, c.rtp_port_max) for c in configs] == [(20002, 20100), (20102, 20200), (20202, 20300)]
+    assert [c.viewer_port for c in configs] == [8081, 8082, 8083]
+    assert [c.shared_rtp_port for c in configs] == [30000, 30002, 30004]
+    assert len({c.node_id for c in configs}) == 3
+    webrtc = [set(range(c.webrtc_port_min, c.webrtc_port_max + 1)) for c in configs]
+    assert not webrtc[0] & webrtc[1]
+
+
+def test_the_least_loaded_node_is_picked() -> None:
+    nodes = Nodes(plan(nodes=3))
+    with pytest.raises(PlayFailed) as failure:
+        nodes.pick()
+    assert failure.value.cause is PlayCause.NODE_DOWN
+    first, second, third = (NodeHandle(f"node-{n}", n, None, 8081 + n) for n in range(3))  # type: ignore[arg-type]
+    nodes._handles = {0: first, 1: second, 2: third}
+    first.placed, second.placed, third.placed = 4, 3, 9
+    assert nodes.pick() is second
+    second.stats = NodeStats(node_id="node-1", senders=6)
+    assert nodes.pick() is first
+    first.stats = NodeStats(node_id="node-0", loop_lag_s=0.8)
+    second.stats = NodeStats(node_id="node-1", loop_lag_s=0.9)
+    assert nodes.pick() is third
+
+
+@pytest.mark.parametrize("code", ["raise SystemExit(3)", "print('hello', flush=True); import time; time.sleep(60)"])
+async def test_a_node_that_does_not_start_is_tried_again(code: str) -> None:
+    nodes = Nodes(plan(), command=(sys.executable, "-c", code), backoff_first_s=0.05)
+    await nodes.start(timeout_s=0.2)
+    async with asyncio.timeout(30):
+        while nodes.restarts < 3:
+            await asyncio.sleep(0.02)
+    assert nodes.handles() == []
+    assert not await nodes.wait_any(0.01)
+    await nodes.close()
+
+
+async def test_life_and_death_of_a_node() -> None:
+    """Ready with a private control socket; killed, it comes back as a new process; stopped, it is gone."""
+    lost: list[str] = []
+    nodes = Nodes(plan(viewer_port=free_ports(1)[0]), heartbeat_s=0.2, backoff_first_s=0.05)
+    nodes.on_lost = lambda handle, cause: lost.append(cause)
+    await nodes.start()
+    first = nodes.pick()
+    assert nodes.get("node-0") is first
+    directory = nodes._directory
+    assert directory is not None
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    async with asyncio.timeout(10):
+        while first.stats is None:
+            await asyncio.sleep(0.05)
+    assert first.stats.node_id == "node-0"
+
+    os.kill(first.pid, signal.SIGKILL)
+    async with asyncio.timeout(60):
+        while not nodes.handles() or nodes.pick() is first:
+            await asyncio.sleep(0.05)
+    second = nodes.pick()
+    assert not first.alive
+    assert second.pid != first.pid
+    assert lost in (["exited"], ["events_lost"])
+    assert nodes.restarts == 1
+
+    await nodes.close()
+    await nodes.close()
+    assert not Path(f"/proc/{second.pid}").exists()
+    assert not directory.exists()
+    assert len(lost) == 1  # stopping is no loss
+
+
+async def test_a_node_that_hangs_is_replaced() -> None:
+    lost: list[str] = []
+    nodes = Nodes(plan(viewer_port=free_ports(1)[0]), heartbeat_s=0.1, backoff_first_s=0.05)
+    nodes.on_lost = lambda handle, cause: lost.append(cause)
+    await nodes.start()
+    first = nodes.pick()
+    os.kill(first.pid, signal.SIGSTOP)
+    async with asyncio.timeout(60):
+        while not lost:
+            await asyncio.sleep(0.05)
+    assert lost == ["silent"]
+    os.kill(first.pid, signal.SIGCONT)  # it then obeys the SIGTERM that waits for it
+    async with asyncio.timeout(60):
+        while not nodes.handles():
+            await asyncio.sleep(0.05)
+    await nodes.close()
+
+
+GATEWAY = """
+import asyncio, sys
+from config.settings import MediaSettings
+from gateway.services.nodes import NodePlan, Nodes
+
+async def main():
+    settings = MediaSettings(viewer_host="127.0.0.1", viewer_port=int(sys.argv[1]))
+    nodes = Nodes(NodePlan(settings, "secret", bind_host="127.0.0.1", log_level="ERROR"))
+    await nodes.start()
+    print(nodes.pick().pid, flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_gateway_takes_its_nodes_with_it() -> None:
+    """kill -9 leaves no time for anything: the node sees its standard input close."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", GATEWAY, str(free_ports(1)[0])], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    line = await asyncio.to_thread(parent.stdout.readline)
+    pid = int(line)
+    assert Path(f"/proc/{pid}").exists()
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    async with asyncio.timeout(20):
+        while Path(f"/proc/{pid}").exists() and _state(pid) != "Z":
+            await asyncio.sleep(0.05)
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"
