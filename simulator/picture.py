@@ -177,7 +177,7 @@ class _Canvas:
         position = index * max(2, self.width // (4 * self.rate)) % (2 * reach)
         left = position if position < reach else 2 * reach - position
         band[:, left : left + box] = _WHITE
-        self.luma[self._texture_top :] = np.roll(self._texture, index * 4, axis=1)
+        self.luma[self._texture_top :] = np.roll(self._texture, index * 53, axis=1)
         return self.pixels
 
     def _paint_row(self, row: int, value: int) -> None:
