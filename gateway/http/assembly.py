@@ -152,7 +152,7 @@ class Http:
 
     def _refused(self, kind: str, source: str) -> None:
         """A wrong password or token, or too many tries: an event, so that metrics and alerts see it."""
-        self._parts.bus.publish(SecurityEvent(f"{kind}_failed", source))
+        self._parts.bus.publish(SecurityEvent(kind, source))
 
     def _viewer_origins(self, host: str) -> list[str]:
         return viewer_origins(host, self._media_settings, self._parts.system.nodes())

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PROBLEM_TYPE = "application/problem+json"
-STREAMING = "gateway.streaming"
+STREAMING = web.RequestKey("streaming", bool)
 """Key of a request whose answer has begun, so that no problem document can follow."""
 
 
@@ -151,12 +151,12 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         return await handler(request)
     except Problem as problem:
         return problem.response()
+    except (PlayFailed, ControlFailed) as error:
+        return failed(error).response()
     except GatewayError as error:
         wait = getattr(error, "retry_after_s", None)
         headers = {"Retry-After": str(wait)} if wait is not None else None
         return Problem(error.status, str(error), cause=error.cause, headers=headers).response()
-    except (PlayFailed, ControlFailed) as error:
-        return failed(error).response()
     except MediaError as error:
         return media_failed(error).response()
     except web.HTTPException as error:

@@ -45,6 +45,8 @@ class Call:
     request: web.Request
     principal: Principal | None
     headers: dict[str, str] = field(default_factory=dict)
+    audit_target: str = ""
+    audit_detail: str = ""
 
     @property
     def who(self) -> Principal:

@@ -141,14 +141,14 @@ class HttpServer:
             raise
         finally:
             if call.principal is not None:
-                target = "/".join(call.request.match_info.values()) or call.request.get(AUDIT_TARGET, "")
+                target = "/".join(call.request.match_info.values()) or call.audit_target
                 await asyncio.shield(
                     self._audit.record(
                         who=call.principal.name,
                         action=declared.spec.audited,
                         target=target,
                         result=result,
-                        detail=call.request.get(AUDIT_DETAIL, ""),
+                        detail=call.audit_detail,
                     )
                 )
 
@@ -170,16 +170,10 @@ class HttpServer:
         return count
 
 
-AUDIT_TARGET = "gateway.audit_target"
-AUDIT_DETAIL = "gateway.audit_detail"
-
-
 def note_audit(call: Call, *, target: str = "", detail: str = "") -> None:
     """What the audit line says beside the path: the id of a new record, the names of changed fields. No secrets."""
-    if target:
-        call.request[AUDIT_TARGET] = target
-    if detail:
-        call.request[AUDIT_DETAIL] = detail
+    call.audit_target = target or call.audit_target
+    call.audit_detail = detail or call.audit_detail
 
 
 @web.middleware

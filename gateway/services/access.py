@@ -225,7 +225,7 @@ class Access:
         # An unknown user costs the same hash as a known one, so the answer's time tells nothing.
         good = await self._verify(user.password_hash if user else await self._nobody(), password)
         if user is None or not good or not user.enabled:
-            self._on_failure("login", source)
+            self._on_failure("login_failed", source)
             raise LoginRefused("user name or password is wrong")
         self._limiter.forgive(source)
         secret = secrets.token_urlsafe(32)
@@ -249,7 +249,7 @@ class Access:
         token = await self._store.token(digest) if secret.startswith(TOKEN_PREFIX) else None
         now = self._clock.utc()
         if token is None or (token.expires_at is not None and token.expires_at <= now):
-            self._on_failure("token", source)
+            self._on_failure("token_failed", source)
             self._limiter.attempt(source)
             return None
         await self._note_use(token.token_id, now)
@@ -307,7 +307,7 @@ class Access:
         self._limiter.attempt(source)
         user = await self.user(principal.name)
         if not await self._verify(user.password_hash, current):
-            self._on_failure("login", source)
+            self._on_failure("login_failed", source)
             raise LoginRefused("the current password is wrong")
         self._limiter.forgive(source)
         await self.change_user(user.username, password=new, keep_session=principal.key)

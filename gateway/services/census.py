@@ -153,9 +153,8 @@ def _stem(code: str) -> str:
 
 
 def _add_levels(result: Result) -> None:
-    for division in list(result.members):
-        tally = result.divisions[division]
-        online, total = tally.online, tally.total
+    own = [(division, tally.online, tally.total) for division, tally in result.divisions.items()]
+    for division, online, total in own:
         for above in ancestors(division):
             result.divisions[above].online += online
             result.divisions[above].total += total
