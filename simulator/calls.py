@@ -233,6 +233,15 @@ class Calls:
             log.info("event=media_status_unanswered error=%s", error)
         return await asyncio.shield(session.ended)
 
+    async def early_request(self, incoming: Incoming) -> Reply:
+        """An INFO that overtook the end of our own set-up (it came right behind the ACK)."""
+        for _ in range(100):
+            call = next((call for call in self.running if call.session is incoming.session), None)
+            if call is not None:
+                return self._in_call(call, incoming)
+            await asyncio.sleep(0.01)
+        return Reply(481)
+
     def _in_call(self, call: Call, incoming: Incoming) -> Reply:
         """INFO with playback control: pause and play are obeyed, speed and place are only recorded."""
         try:

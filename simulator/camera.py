@@ -64,11 +64,8 @@ class Camera(SimulatedDevice):
             options=options,
             faults=faults,
         )
-
-    @property
-    def channel_id(self) -> str:
+        self.channel_id = next(channel.channel_id for channel in channels if channel.has_pictures)
         """Code of the channel with pictures."""
-        return next(code for code, channel in self.channels.items() if channel.has_pictures)
 
 
 def chosen(

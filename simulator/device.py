@@ -347,6 +347,8 @@ class SimulatedDevice:
             return self._subscribed(incoming, body)
         if request.method == "MESSAGE" and body is not None:
             return await self._message(body)
+        if request.method == "INFO" and incoming.session is not None:
+            return await self.calls.early_request(incoming)
         return Reply(200 if request.method in ("MESSAGE", "NOTIFY", "INFO") else 405)
 
     def _decoded(self, incoming: Incoming) -> Body | None:
