@@ -7,18 +7,24 @@ import secrets
 from contextlib import AsyncExitStack
 
 from config.settings import Settings
+from gateway import __version__
 from gateway.clock import Clock
-from gateway.dispatch import Dispatch
+from gateway.dispatch import Answer, Dispatch
 from gateway.events import EventBus
 from gateway.networks import AddressFault, OwnAddress, address_of
 from gateway.peers import Peers
 from gateway.registry import Registry
 from gateway.runtime import Runtime
+from gateway.services.cascade import Cascade
+from gateway.services.cascade_control import UpperCommands
+from gateway.services.cascade_invite import InviteRelay
+from gateway.services.cascade_items import ItemWriter
 from gateway.services.catalog import CatalogService
+from gateway.services.census import division_names
 from gateway.services.control import Control
 from gateway.services.device_info import DeviceInfoService
 from gateway.services.liveness import Liveness
-from gateway.services.nodes import NodePlan, Nodes
+from gateway.services.nodes import NodeHandle, NodePlan, Nodes
 from gateway.services.registrar import Registrar
 from gateway.services.session_address import MediaAddress
 from gateway.services.session_journal import DialogJournal
@@ -28,14 +34,18 @@ from gateway.services.subscriptions import SubscriptionService
 from gateway.storage.database import Database, StorageFailed
 from gateway.storage.devices import load_registry
 from gateway.storage.journal import Journal
+from gateway.storage.platforms import PlatformStore
 from gateway.storage.writer import Writer
-from sip.endpoint import Endpoint, Identity, Incoming, Limits, Reply
+from sip.endpoint import Endpoint, Identity, Incoming, Limits
+from sip.flow import Flow
 from sip.ids import SsrcPool
 from sip.transport import TransportLimits
 
 logger = logging.getLogger(__name__)
 
 DRAIN_S = 2.0
+MANUFACTURER = "GB28181 gateway"
+"""What uppers are told in DeviceInfo and in the catalog's first Item."""
 
 
 class StartFailed(Exception):
@@ -56,6 +66,7 @@ class Gateway:
         self._build_signalling()
         self._build_devices()
         self._build_media()
+        self._build_cascade()
 
     # -- building --------------------------------------------------------------------------------------------
 
@@ -80,13 +91,16 @@ class Gateway:
             self.identity,
             host=sip.host,
             port=sip.port,
-            handler=_not_yet,
+            handler=self._serve,
             user_agent=sip.user_agent,
             limits=Limits(transport=TransportLimits(connections=sip.max_connections)),
             advertise=self.own_address.configured,
             stray_notify=self.settings.catalog.tolerant_notify,
         )
         self.own_address.route = self.endpoint.local_address
+
+    def _serve(self, incoming: Incoming) -> Answer:
+        return self.dispatch.handle(incoming)
 
     def _build_devices(self) -> None:
         settings = self.settings
@@ -115,7 +129,6 @@ class Gateway:
             bus=self.bus,
             clock=self.clock,
         )
-        self.endpoint.handler = self.dispatch.handle
         self.endpoint.on_connection_closed = self.liveness.connection_closed
         self.catalog = CatalogService(
             settings=settings.catalog,
@@ -180,6 +193,46 @@ class Gateway:
         self.control = Control(registry=self.registry, sender=self.dispatch, clock=self.clock)
         self.sessions.key_frame = self.control.key_frame
 
+    def _build_cascade(self) -> None:
+        settings, sip, names = self.settings, self.settings.sip, division_names()
+        relay = InviteRelay(
+            settings=settings.cascade,
+            sessions=self.sessions,
+            address=self.media_address,
+            ssrc_pool=self.ssrc_pool,
+            contacts=self.endpoint.core,
+            bus=self.bus,
+            clock=self.clock,
+        )
+        self.upper_commands = UpperCommands(
+            facts=self.registry,
+            mover=self.control,
+            downward=self.dispatch,
+            bus=self.bus,
+            manufacturer=MANUFACTURER,
+            model=sip.user_agent,
+            firmware=__version__,
+            name=sip.user_agent,
+            clock=self.clock,
+        )
+        self.cascade = Cascade(
+            settings=settings.cascade,
+            identity=self.identity,
+            name=sip.user_agent,
+            registry=self.registry,
+            bus=self.bus,
+            endpoint=self.endpoint,
+            dispatch=self.dispatch,
+            relay=relay,
+            commands=self.upper_commands,
+            items=ItemWriter(self.registry, manufacturer=MANUFACTURER, model=sip.user_agent),
+            store=PlatformStore(self.database),
+            clock=self.clock,
+            division_name=lambda code: names.get(code, ""),
+            healthy=lambda: bool(self.nodes.handles()),
+        )
+        self.sessions.on_sender_ended = relay.sender_ended
+
     # -- life ------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -190,6 +243,7 @@ class Gateway:
             await self._start_signalling()
             await self._start_devices()
             await self._start_media()
+            await self._start_cascade()
         except (StorageFailed, AddressFault, OSError) as error:
             await self.stop()
             raise StartFailed(_one_line(error)) from error
@@ -241,11 +295,21 @@ class Gateway:
         await self.sessions.start()
         await self.nodes.start()
 
+    async def _start_cascade(self) -> None:
+        """Uppers come last: what they ask for can be served. They hear of lost and regained media nodes."""
+        self._stack.push_async_callback(self.cascade.close)
+        await self.cascade.start()
+        self.endpoint.on_connection_closed = self._connection_closed
+        self.nodes.on_ready = lambda node: self.cascade.health_changed()
+        self.nodes.on_lost = self._node_lost
 
-def _not_yet(incoming: Incoming) -> Reply:
-    """Before everything is built nobody is served."""
-    del incoming
-    return Reply(503)
+    def _connection_closed(self, flow: Flow) -> None:
+        self.liveness.connection_closed(flow)
+        self.cascade.connection_closed(flow)
+
+    def _node_lost(self, node: NodeHandle, cause: str) -> None:
+        self.sessions.node_lost(node, cause)
+        self.cascade.health_changed()
 
 
 def _one_line(error: BaseException) -> str:

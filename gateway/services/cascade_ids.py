@@ -40,6 +40,14 @@ class IdMap:
         """What has to survive a restart: the codes that differ from the channel's own without an operator's wish."""
         return dict(self._recoded)
 
+    def with_choices(self, chosen: Mapping[Key, str]) -> IdMap:
+        """The map after an operator chose other codes: everybody else keeps the code he has, where it is still free."""
+        fresh = IdMap(self._area, chosen, self._recoded)
+        for key, code in self._code.items():
+            if key not in fresh._code and code not in fresh._holders:
+                fresh._hold(code, key)
+        return fresh
+
     def reserve(self, *codes: str) -> None:
         """Codes that no channel may get: our own system, divisions."""
         for code in codes:

@@ -17,10 +17,11 @@ from gateway.events import EventBus, PlatformChanged
 from gateway.model import Platform, PlatformState, PlatformStatus
 from gateway.services.cascade_state import Due, LinkMachine, LinkTimes
 from sip.endpoint import Credentials, Identity
-from sip.errors import ParseError, RemoteError
+from sip.errors import ParseError, RemoteError, TransportFailed
 from sip.flow import Target
 from sip.manscdp import CONTENT_TYPE, Body, Edition, KeepaliveNotify, encode
 from sip.message import Response
+from sip.transport import is_address
 from sip.uri import SipUri
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class UpperLink:
         self._status = PlatformStatus(platform.platform_id, since_at=self._clock.utc())
         self._told: PlatformState | None = None
         self._redirect: Target | None = None
+        self._hosts: frozenset[str] = frozenset()
         self._call_id = self._from_tag = ""
         self._cseq = 1
         self._sn = 0
@@ -111,6 +113,11 @@ class UpperLink:
         """What may be sent: the operator's setting, lowered to what the upper says of itself (2022 annex I)."""
         ours = Edition.from_header(self.platform.edition)
         return Edition.V2016 if self._peer_edition is Edition.V2016 else ours
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Addresses this upper may send from: the configured one, or those its name stands for, and a redirect's."""
+        return self._hosts | {self.target.host}
 
     @property
     def uri(self) -> str:
@@ -215,6 +222,7 @@ class UpperLink:
             self._call_id, self._from_tag, self._cseq = secrets.token_hex(12), secrets.token_hex(5), 1
             self._redirect = None
         try:
+            self._hosts = await resolve(self.platform.host, self.platform.port)
             response = await self._register_following()
         except RemoteError as error:
             self._failed(f"no answer: {error}")
@@ -344,6 +352,17 @@ class UpperLink:
             self._told = self.machine.state
             self._status.since_at = self._clock.utc()
             self._bus.publish(PlatformChanged(self.status()))
+
+
+async def resolve(host: str, port: int) -> frozenset[str]:
+    """The addresses of a host; itself when it is one. Raises TransportFailed for a name nobody knows."""
+    if is_address(host):
+        return frozenset({host})
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port)
+    except OSError as error:
+        raise TransportFailed(f"{host} cannot be resolved: {error}") from error
+    return frozenset(str(entry[4][0]) for entry in found)
 
 
 def granted_expires(response: Response, user: str, asked_s: int) -> int:

@@ -257,6 +257,9 @@ class _Builder:
         """Is it one camera seen twice, or two with one factory code (quirk 18)? In doubt two: nobody gets lost."""
         if one.kind is _K.DIVISION:
             return True
+        held = self.ids.code_of(one.key)
+        if held is not None and held == self.ids.code_of(other.key):
+            return True  # an operator, or an earlier build, said so
         kinds = {self.devices[one.device_id].kind, self.devices[other.device_id].kind}
         if DeviceKind.PLATFORM not in kinds:
             return False

@@ -270,9 +270,8 @@ async def test_a_lost_connection_leads_to_a_new_registration() -> None:
 @pytest.mark.gb("G262")
 async def test_an_upper_that_is_not_there_costs_nothing() -> None:
     platform = upper()
-    async with linked(
-        platform, settings=CascadeSettings(register_retry_s=0.02, register_retry_spread=0.0)
-    ) as link:
+    settings = CascadeSettings(register_retry_s=0.02, register_retry_spread=0.0)
+    async with linked(platform, settings=settings, t1=0.01) as link:
         await online(link)
         endpoint = link._endpoint
         assert isinstance(endpoint, Endpoint)
