@@ -47,13 +47,6 @@ class _Orphan:
     dialog: dict[str, Any]
 
 
-@dataclass(slots=True)
-class _Orphan:
-    call_id: str
-    ssrc: int
-    dialog: dict[str, Any]
-
-
 class DialogJournal:
     """Keeps confirmed INVITE dialogs on record while they live and ends those that a crash left behind."""
 

@@ -112,10 +112,10 @@ def read_answer(
         PayloadFormat(number=p.number, encoding=p.encoding, clock_rate_hz=p.clock_rate_hz)
         for p in answer.payloads
     )
+    host: str | None = answer.host if answer.host == peer_host else None
+    port = None
     if rung.transport is Transport.TCP_ACTIVE:
         host, port = answer.host or peer_host, answer.port
-    else:
-        host, port = (answer.host if answer.host == peer_host else None), None
     return Answer(
         ssrc=ssrc if ssrc != offered_ssrc else None,
         remote_host=host,

@@ -21,8 +21,9 @@ from gateway.services.session_offer import Answer, Rung, build_offer, read_answe
 from gateway.services.session_record import LiveSession
 from gateway.services.session_verdict import diagnose, media_failure, refusal, silence
 from media.errors import MediaError
-from media.specs import ReceiverSpec, ReceiverUpdate, StreamReady
-from sip.endpoint import InviteSession
+from media.specs import ReceiverSpec, ReceiverUpdate, StreamReady, Transport
+from sip import sdp
+from sip.endpoint import IncomingInvite, InviteSession
 from sip.errors import Rejected, RemoteError, TransactionTimeout, TransportFailed
 from sip.flow import Flow, Target
 from sip.ids import SsrcExhausted, SsrcPool, format_ssrc
@@ -91,71 +92,108 @@ class Opener:
         flow, channel_id, stream_number = device.flow, session.key[1], session.key[2]
         if flow is None or not device.online:
             raise PlayFailed(PlayCause.DEVICE_OFFLINE, f"device {device.device_id} is offline")
-        settings, info = self._settings, session.info
         async with AsyncExitStack() as undo:
-            node = self._nodes.pick()
-            node.placed += 1
-            undo.callback(_unplace, node)
-            try:
-                ssrc = self._ssrc_pool.lease("live", self._clock.mono())
-            except SsrcExhausted as error:
-                raise PlayFailed(PlayCause.NO_SSRC, str(error)) from error
-            undo.callback(self._release_ssrc, ssrc)
-            stream_id = secrets.token_hex(8)
-            picture: asyncio.Future[StreamReady] = asyncio.get_running_loop().create_future()
-            session.node, session.picture = node, picture
-            undo.callback(retrieve, picture)
-            info.stream_id, info.node_id, info.ssrc, info.transport = (
-                stream_id,
-                node.node_id,
-                ssrc,
-                rung.transport.value,
-            )
-            self.by_stream[stream_id] = session
-            undo.callback(self.by_stream.pop, stream_id, None)
-
+            ssrc = self._lease_ssrc(undo)
             address = self._address.for_peer(flow.host)
             try:
-                receiver = await node.client.open_receiver(
-                    ReceiverSpec(
-                        stream_id=stream_id,
-                        transport=rung.transport,
-                        ssrc=ssrc,
-                        shared_port=settings.use_shared_port,
-                        no_rtp_timeout_s=settings.no_rtp_timeout_s,
-                        idle_grace_s=settings.idle_grace_s,
-                    )
-                )
-                undo.push_async_callback(self.close_receiver, node, stream_id)
-
+                node, port, picture = await self._receiver(session, rung.transport, ssrc, undo)
                 offer = build_offer(
                     own_id=self._server_id,
                     address=address,
-                    port=receiver.port,
+                    port=port,
                     ssrc=ssrc,
                     rung=rung,
                     device=device,
                     stream_number=stream_number,
                 )
-                timeout_s = min(settings.invite_timeout_s, deadline - _loop_time())
+                timeout_s = min(self._settings.invite_timeout_s, deadline - _loop_time())
                 dialog = await self._invite(
                     flow, device.device_id, channel_id, offer.to_bytes(), ssrc, timeout_s
                 )
-                self._count(device.device_id, 1)
-                undo.push_async_callback(self._hang_up, session, dialog)
-                session.dialog, info.call_id = dialog, dialog.call_id
-                dialog.ended.add_done_callback(lambda _: self._dialog_ended(session, dialog))
-                self._journal.put(device.device_id, channel_id, ssrc, dialog.snapshot())
-
+                self._connected(session, dialog, ssrc, undo)
                 answer = read_answer(
                     dialog.remote_sdp, offer=offer, rung=rung, offered_ssrc=ssrc, peer_host=flow.host
                 )
                 await self._learn(session, node, answer)
             except MediaError as error:
                 raise media_failure(error) from error
-            picture_s = min(settings.first_picture_timeout_s, deadline - _loop_time())
+            picture_s = min(self._settings.first_picture_timeout_s, deadline - _loop_time())
             await self._first_picture(session, node, picture, picture_s)
             session.undo = undo.pop_all()
+
+    async def attempt_offerless(self, session: LiveSession, invite: IncomingInvite, ssrc: int | None) -> None:
+        """The same for an INVITE that came to us without SDP: our 200 is the offer, the ACK has the answer
+        (GB/T 28181-2022 9.2.2.1, messages 2, 3 and 6; G229). ``ssrc`` None: learned from the packets.
+
+        Raises PlayFailed, and AckMissing after BYE was sent.
+        """
+        host, udp = invite.flow.host, Rung(Transport.UDP, "standard")
+        async with AsyncExitStack() as undo:
+            address = self._address.for_peer(host)
+            try:
+                node, port, picture = await self._receiver(session, udp.transport, ssrc, undo)
+                offer = sdp.live_offer(own_id=self._server_id, address=address, port=port, ssrc=ssrc)
+                dialog = await invite.accept(offer.to_bytes())
+                self._connected(session, dialog, ssrc, undo)
+                answer = read_answer(
+                    dialog.ack_body, offer=offer, rung=udp, offered_ssrc=ssrc or 0, peer_host=host
+                )
+                await self._learn(session, node, answer)
+            except MediaError as error:
+                raise media_failure(error) from error
+            await self._first_picture(session, node, picture, self._settings.first_picture_timeout_s)
+            session.undo = undo.pop_all()
+
+    def _lease_ssrc(self, undo: AsyncExitStack) -> int:
+        try:
+            ssrc = self._ssrc_pool.lease("live", self._clock.mono())
+        except SsrcExhausted as error:
+            raise PlayFailed(PlayCause.NO_SSRC, str(error)) from error
+        undo.callback(lambda: self._ssrc_pool.release(ssrc, self._clock.mono()))
+        return ssrc
+
+    async def _receiver(
+        self, session: LiveSession, transport: Transport, ssrc: int | None, undo: AsyncExitStack
+    ) -> tuple[NodeHandle, int, asyncio.Future[StreamReady]]:
+        """A receiver on the least loaded node: the node, the port, and the future of the first picture."""
+        settings, info = self._settings, session.info
+        node = self._nodes.pick()
+        node.placed += 1
+        undo.callback(_unplace, node)
+        stream_id = secrets.token_hex(8)
+        picture: asyncio.Future[StreamReady] = asyncio.get_running_loop().create_future()
+        undo.callback(retrieve, picture)
+        session.node, session.picture = node, picture
+        info.stream_id, info.node_id, info.ssrc, info.transport = (
+            stream_id,
+            node.node_id,
+            ssrc,
+            transport.value,
+        )
+        self.by_stream[stream_id] = session
+        undo.callback(self.by_stream.pop, stream_id, None)
+        receiver = await node.client.open_receiver(
+            ReceiverSpec(
+                stream_id=stream_id,
+                transport=transport,
+                ssrc=ssrc,
+                shared_port=settings.use_shared_port,
+                no_rtp_timeout_s=settings.no_rtp_timeout_s,
+                idle_grace_s=settings.idle_grace_s,
+            )
+        )
+        undo.push_async_callback(self.close_receiver, node, stream_id)
+        return node, receiver.port, picture
+
+    def _connected(
+        self, session: LiveSession, dialog: InviteSession, ssrc: int | None, undo: AsyncExitStack
+    ) -> None:
+        """The dialog is confirmed: from now on it is ended by BYE, if need be in the next life."""
+        self._count(session.key[0], 1)
+        undo.push_async_callback(self._hang_up, session, dialog)
+        session.dialog, session.info.call_id = dialog, dialog.call_id
+        dialog.ended.add_done_callback(lambda _: self._dialog_ended(session, dialog))
+        self._journal.put(*session.key[:2], ssrc or 0, dialog.snapshot())
 
     async def _invite(
         self, flow: Flow, device_id: str, channel_id: str, offer: bytes, ssrc: int, timeout_s: float
@@ -240,9 +278,6 @@ class Opener:
                 log.warning(
                     "receiver not closed stream_id=%s node_id=%s cause=%s", stream_id, node.node_id, error
                 )
-
-    def _release_ssrc(self, ssrc: int) -> None:
-        self._ssrc_pool.release(ssrc, self._clock.mono())
 
     def _count(self, device_id: str, change: int) -> None:
         self._streams_of[device_id] += change

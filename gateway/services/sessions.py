@@ -176,6 +176,10 @@ class Sessions:
         device = self._playable(key[0], key[1])
         pinned = Transport(transport) if transport is not None else None
         rungs = ladder(device.profile, Transport(self._settings.transport), pinned)
+        return self.admit(key, lambda session: self._climb(session, device, rungs))
+
+    def admit(self, key: LiveKey, work: Callable[[LiveSession], Coroutine[Any, Any, None]]) -> LiveSession:
+        """A new session under ``key``, opened by ``work``; ``session.opening`` ends when it is open or has failed."""
         now = self._clock.mono()
         info = SessionInfo(
             session_id=secrets.token_hex(8),
@@ -185,13 +189,13 @@ class Sessions:
             state=SessionState.OPENING,
             stream_id="",
             node_id="",
-            transport=rungs[0].transport.value,
+            transport="",
             ssrc=None,
             started_at=self._clock.utc(),
         )
         session = LiveSession(key=key, info=info, opened_mono=now, touched_mono=now)
         self._live[key] = self._sessions[session.session_id] = session
-        session.opening = self._spawn(self._open(session, device, rungs), f"play-{key[1]}")
+        session.opening = self._spawn(self._open(session, work(session)), f"play-{key[1]}")
         session.opening.add_done_callback(retrieve)
         return session
 
@@ -309,36 +313,10 @@ class Sessions:
 
     # -- opening ---------------------------------------------------------------------------------------------
 
-    async def _open(self, session: LiveSession, device: Device, rungs: Rungs) -> LiveSession:
-        """Open with the first rung of the ladder that works (quirk 30), all within one deadline."""
-        settings = self._settings
-        deadline = (
-            asyncio.get_running_loop().time()
-            + settings.invite_timeout_s
-            + 2 * settings.first_picture_timeout_s
-        )
-        failures: Tries = []
+    async def _open(self, session: LiveSession, work: Coroutine[Any, Any, None]) -> LiveSession:
+        """Run an opening to its end, and tell that end, good or bad, exactly once."""
         try:
-            for rung in rungs:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        await self._opener.attempt(session, device, rung, deadline)
-                    remember(self._registry, device, rung, rungs[0], works=True)
-                    self._opened(session)
-                    return session
-                except TimeoutError:
-                    failures.append((rung, PlayFailed(PlayCause.INVITE_TIMEOUT, "the deadline passed")))
-                except PlayFailed as failure:
-                    failures.append((rung, failure))
-                tried, reason = failures[-1]
-                log.warning(
-                    "play try failed device_id=%s channel_id=%s transport=%s form=%s cause=%s detail=%s",
-                    *(*session.key[:2], tried.transport.value, tried.form, reason.cause.value, reason.detail),
-                )
-                if not reason.other_way or deadline - asyncio.get_running_loop().time() < SHORT_TRY_S:
-                    break
-            remember(self._registry, device, rungs[0], rungs[0], works=False)
-            raise _most_telling(failures)
+            await work
         except asyncio.CancelledError:
             if session.abort_cause is None:
                 self._ended(session, PlayCause.CANCELLED.value)
@@ -346,6 +324,33 @@ class Sessions:
             raise self._open_failed(session, session.abort_cause) from None
         except PlayFailed as failure:
             raise self._open_failed(session, failure) from failure.__cause__
+        self._opened(session)
+        return session
+
+    async def _climb(self, session: LiveSession, device: Device, rungs: Rungs) -> None:
+        """Try the ways to this device until one works (quirk 30), all within one deadline."""
+        settings, loop = self._settings, asyncio.get_running_loop()
+        deadline = loop.time() + settings.invite_timeout_s + 2 * settings.first_picture_timeout_s
+        failures: Tries = []
+        for rung in rungs:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._opener.attempt(session, device, rung, deadline)
+                remember(self._registry, device, rung, rungs[0], works=True)
+                return
+            except TimeoutError:
+                failures.append((rung, PlayFailed(PlayCause.INVITE_TIMEOUT, "the deadline passed")))
+            except PlayFailed as failure:
+                failures.append((rung, failure))
+            reason = failures[-1][1]
+            log.warning(
+                "play try failed device_id=%s channel_id=%s transport=%s form=%s cause=%s detail=%s",
+                *(*session.key[:2], rung.transport.value, rung.form, reason.cause.value, reason.detail),
+            )
+            if not reason.other_way or deadline - loop.time() < SHORT_TRY_S:
+                break
+        remember(self._registry, device, rungs[0], rungs[0], works=False)
+        raise _most_telling(failures)
 
     def _opened(self, session: LiveSession) -> None:
         info, now = session.info, self._clock.mono()

@@ -85,6 +85,8 @@ class LiveHouse:
         self, nodes: Nodes, *, rest_s: float = 60.0, journal: MemoryJournal | None = None, **media: Any
     ) -> None:
         self.nodes = nodes
+        self.handler: Callable[[Incoming], Any] | None = None
+        """Who takes requests from outside; None: all are refused."""
         self.bus = EventBus()
         self.events: list[Event] = []
         self.bus.subscribe(Event, callback=self.events.append)
@@ -126,8 +128,8 @@ class LiveHouse:
             ticket_secret=TICKETS,
         )
 
-    def _handle(self, incoming: Incoming) -> Reply:
-        return Reply(403)
+    def _handle(self, incoming: Incoming) -> Any:
+        return Reply(403) if self.handler is None else self.handler(incoming)
 
     async def __aenter__(self) -> LiveHouse:
         await self.endpoint.start()
