@@ -29,6 +29,7 @@ from gateway.services.registrar import Registrar
 from gateway.services.session_address import MediaAddress
 from gateway.services.session_journal import DialogJournal
 from gateway.services.session_opening import Opener
+from gateway.services.session_third_party import MediaServerRole
 from gateway.services.sessions import Sessions
 from gateway.services.subscriptions import SubscriptionService
 from gateway.storage.database import Database, StorageFailed
@@ -170,21 +171,22 @@ class Gateway:
         dialogs = DialogJournal(
             journal=self.journal, endpoint=self.endpoint, ssrc_pool=self.ssrc_pool, clock=self.clock
         )
+        opener = Opener(
+            settings=settings,
+            server_id=sip.server_id,
+            domain=sip.domain,
+            endpoint=self.endpoint,
+            nodes=self.nodes,
+            address=self.media_address,
+            journal=dialogs,
+            ssrc_pool=self.ssrc_pool,
+            clock=self.clock,
+        )
         self.sessions = Sessions(
             settings=settings,
             registry=self.registry,
             bus=self.bus,
-            opener=Opener(
-                settings=settings,
-                server_id=sip.server_id,
-                domain=sip.domain,
-                endpoint=self.endpoint,
-                nodes=self.nodes,
-                address=self.media_address,
-                journal=dialogs,
-                ssrc_pool=self.ssrc_pool,
-                clock=self.clock,
-            ),
+            opener=opener,
             nodes=self.nodes,
             journal=dialogs,
             ticket_secret=tickets,
@@ -192,6 +194,7 @@ class Gateway:
         )
         self.control = Control(registry=self.registry, sender=self.dispatch, clock=self.clock)
         self.sessions.key_frame = self.control.key_frame
+        self.media_server = MediaServerRole(server_id=sip.server_id, opener=opener, sessions=self.sessions)
 
     def _build_cascade(self) -> None:
         settings, sip, names = self.settings, self.settings.sip, division_names()
@@ -232,6 +235,7 @@ class Gateway:
             healthy=lambda: bool(self.nodes.handles()),
         )
         self.sessions.on_sender_ended = relay.sender_ended
+        self.cascade.media_server = self.media_server
 
     # -- life ------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from gateway.services.cascade_invite import ContactWriter, InviteRelay, subject_
 from gateway.services.cascade_items import ItemWriter
 from gateway.services.cascade_link import Requester, UpperLink
 from gateway.services.cascade_upper import Upper
+from gateway.services.session_third_party import MediaServerRole
 from gateway.storage.platforms import StoredPlatform
 from sip.endpoint import Identity, Incoming, IncomingInvite, IncomingSubscribe, Reply
 from sip.errors import RemoteError
@@ -132,6 +133,8 @@ class Cascade:
         self._was_healthy = True
         self._uppers: dict[str, Upper] = {}
         self._changing = asyncio.Lock()
+        self.media_server: MediaServerRole | None = None
+        """Takes INVITEs without SDP that are meant for a media server, not for a channel (G229)."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._unsubscribe: list[Callable[[], None]] = []
 
@@ -363,6 +366,10 @@ class Cascade:
         upper = self._of(peer)
         if upper is None or not isinstance(incoming, IncomingInvite):
             return Reply(403)
+        if self.media_server is not None and self.media_server.meant(incoming):
+            if "play" not in upper.link.platform.rights:
+                return Reply(403)
+            return await self.media_server.invite(peer.id, incoming)
         tree = await upper.tree_with([subject_parts(incoming)[0]])
         return await self.relay.invite(upper.link, tree, incoming)
 
