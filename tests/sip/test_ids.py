@@ -73,7 +73,7 @@ def test_generator_is_strict(area: str, type_code: int, serial: int) -> None:
         make_code(area, type_code, serial)
 
 
-@pytest.mark.gb("G271", "G094")
+@pytest.mark.gb("G271")
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
@@ -102,7 +102,6 @@ def test_kinds(code: str, kind: TypeKind) -> None:
     assert kind_of(code) is kind
 
 
-@pytest.mark.gb("G089")
 def test_divisions_by_prefix() -> None:
     assert parent_divisions("410183") == ["4101", "41"]
     assert parent_divisions("41018301") == ["410183", "4101", "41"]

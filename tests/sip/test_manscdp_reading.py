@@ -146,7 +146,6 @@ def test_names_in_any_case_values_stripped_unknown_kept() -> None:
     assert (info.extras, info.channel) == ({"DeviceType": "IPC"}, 4)
 
 
-@pytest.mark.gb("G073")
 def test_answers_repeat_what_they_are_given() -> None:
     one, two = (encode(DeviceInfoResponse(sn=sn, device_id=ID)) for sn in (17, 18))
     assert (decode(one).body.sn, decode(two).body.sn) == (17, 18)
@@ -431,7 +430,6 @@ def test_drag_zoom_has_all_six_numbers() -> None:
     assert encode(data).count(b"<L") == 3
 
 
-@pytest.mark.gb("G157", "G158")
 def test_which_controls_are_answered() -> None:
     samples = {
         "record_cmd": "Record",
@@ -472,7 +470,6 @@ def test_both_names_of_the_snapshot_element(name: str) -> None:
     assert (body.snapshot.snap_num, body.answered) == (3, {"SnapShotConfig"})
 
 
-@pytest.mark.gb("G152")
 def test_positions_of_both_editions_are_one_list() -> None:
     flat = decode(
         b"<Notify><CmdType>MobilePosition</CmdType><SN>1</SN><Time>2026-03-02T08:00:00</Time><Longitude>113.4</Longitude><Latitude>34.5</Latitude></Notify>"
@@ -519,7 +516,6 @@ def test_no_recording_has_no_list() -> None:
     assert (body.sum_num, body.items) == (0, [])
 
 
-@pytest.mark.gb("G116")
 def test_a_notification_counts_its_own_items() -> None:
     notify = CatalogNotify(sn=1, device_id=ID, sum_num=99, items=[])
     assert b"<SumNum>0</SumNum>" in encode(notify)
@@ -537,7 +533,6 @@ def test_editions_of_the_header() -> None:
 # --- heartbeats ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.gb("G066")
 def test_heartbeats_take_the_fast_path() -> None:
     for body in (
         KeepaliveNotify(sn=1, device_id=ID),

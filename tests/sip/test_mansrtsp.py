@@ -13,7 +13,6 @@ from sip.errors import ParseError, RemoteError
 from sip.mansrtsp import PlayAnswer, PlayControl, Range, parse
 
 
-@pytest.mark.gb("G241")
 @pytest.mark.parametrize(
     ("body", "text"),
     [
@@ -69,7 +68,6 @@ def test_start_lines_of_both_editions() -> None:
     assert parse(b"play rtsp://x/y RTSP/1.0\r\ncseq:1") == PlayControl("PLAY", 1)
 
 
-@pytest.mark.gb("G249")
 def test_answers() -> None:
     answer = parse(b"RTSP/1.0 200 OK\r\nCSeq: 9\r\nRange: npt=100-\r\nRTP-Info: seq=1;rtptime=2\r\n\r\n")
     assert answer == PlayAnswer(200, "OK", 9, Range(100), None, "seq=1;rtptime=2")

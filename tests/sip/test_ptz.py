@@ -98,7 +98,6 @@ def test_address_and_checksum(address: int, number: int) -> None:
     assert sum(data[:7]) % 256 == data[7]
 
 
-@pytest.mark.gb("G160")
 @pytest.mark.parametrize(
     "text",
     [

@@ -103,7 +103,6 @@ def test_y_and_f_are_last(transport: str, form: str) -> None:
     assert parse(b"\r\n".join(lines)).to_bytes() == b"\r\n".join(lines)
 
 
-@pytest.mark.gb("G207")
 @pytest.mark.parametrize(("transport", "setup"), [(TCP_PASSIVE, "passive"), (TCP_ACTIVE, "active")])
 def test_tcp_offers(transport: str, setup: str) -> None:
     text = offer(transport=transport).to_bytes().decode()
@@ -132,7 +131,6 @@ def test_plain_form_has_neither_y_nor_f() -> None:
     assert "f=" not in text
 
 
-@pytest.mark.gb("G238", "G239")
 def test_history_offers() -> None:
     playback = history_offer(
         offer(ssrc=1183000001),
@@ -231,7 +229,6 @@ def test_payload_is_chosen_by_rtpmap(media: str, rtpmap: str, payload: Payload) 
     assert read_answer(answer(rtpmap, media=media), offer()).payload == payload
 
 
-@pytest.mark.gb("G193", "G234")
 @pytest.mark.quirk(30)
 @pytest.mark.parametrize(
     ("body", "transport", "label"),
@@ -281,7 +278,6 @@ def test_udp_words_in_a_tcp_answer_are_tolerated() -> None:
     assert (active.host, active.port, active.setup, active.remarks) == ("192.0.2.61", 15060, "passive", ())
 
 
-@pytest.mark.gb("G239")
 @pytest.mark.parametrize(
     ("line", "size"), [("a=filesize:943718400", 943718400), ("a=filesize:-1", None), ("a=x", None)]
 )
@@ -391,7 +387,6 @@ def test_odd_offers_are_answered_or_refused(change: tuple[bytes, bytes], label: 
     assert (caught.value.status, caught.value.label) == (488, label)
 
 
-@pytest.mark.gb("G202")
 @pytest.mark.quirk(28)
 @pytest.mark.parametrize("line", [b"y=0000000000\r\n", b"y=null\r\n", b""])
 def test_an_offer_without_a_usable_ssrc(line: bytes) -> None:
