@@ -122,17 +122,17 @@ class Calls:
         await feed.prepare()
         address = device.endpoint.local_address(incoming.flow.host)
         outlet, port = await self._outlet(offer, address)
+        session = None
         try:
             call = self._call(offer, channel_id, feed, outlet, address, port)
             session = await incoming.accept(call.answer)
-        except (SdpUnacceptable, AckMissing) as error:
-            outlet.close()
-            if isinstance(error, AckMissing):
-                return None
+        except SdpUnacceptable as error:
             return Reply(error.status)
-        except BaseException:
-            outlet.close()
-            raise
+        except AckMissing:
+            return None
+        finally:
+            if session is None:
+                outlet.close()
         call.session = session
         session.on_request = lambda request: self._in_call(call, request)
         self.running.append(call)
