@@ -143,7 +143,7 @@ class Content:
             self._choose(run)
         if run.lost:
             self._gap_before(run)
-        view, starts, sizes, stamps = run.view, run.starts, run.sizes, run.stamps
+        buffer, view, starts, sizes, stamps = run.buffer, run.view, run.starts, run.sizes, run.stamps
         count = len(sizes)
         at = 0
         while at < count:
@@ -152,19 +152,24 @@ class Content:
                 self._begin(stamp, run)
             elif self._closed_by_marker:
                 self._trust, self._closed_by_marker = -_DISTRUST, False  # the frame went on behind its marker
-            until = at + 1
-            while until < count and stamps[until] == stamp:
-                until += 1
+            if at == 0 and stamps.count(stamp) == count:
+                until = count
+            else:
+                until = at + 1
+                while until < count and stamps[until] == stamp:
+                    until += 1
             if self._count == 0:
-                self._first_marked = view[starts[at] + 1] >= 0x80
+                self._first_marked = buffer[starts[at] + 1] >= 0x80
                 self._frame_index = run.index + at
-            if run.plain:
+            if run.plain and self._joins:
+                self._pieces += run.payloads(at, until)
+            elif run.plain:
                 self._pieces += [view[starts[i] + 12 : starts[i] + sizes[i]] for i in range(at, until)]
             else:
                 self._pieces += [_payload(view[starts[i] : starts[i] + sizes[i]]) for i in range(at, until)]
             self._count += until - at
             at = until
-            marked = view[starts[until - 1] + 1] >= 0x80
+            marked = buffer[starts[until - 1] + 1] >= 0x80
             if until < count:
                 self._judge(marked)
                 self._close(run.arrival)

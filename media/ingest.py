@@ -6,6 +6,8 @@ first valid packet teaches what to expect, a disagreement is reported once, noth
 
 from __future__ import annotations
 
+import functools
+import struct
 from collections.abc import Callable, Sequence
 
 from media import rtp
@@ -21,6 +23,8 @@ PERSISTENT_PACKETS = 10
 _PAYLOAD_TYPES = frozenset((*range(64), *range(96, 128)))
 """64 to 95 collide with RTCP (RFC 5761 4)."""
 _NEVER = -1
+_FEW = 4
+"""Below so many packets one sweep over all headers costs more than it saves."""
 _CLOCK_JUMP = 10 * TICKS_PER_SECOND
 
 
@@ -91,28 +95,69 @@ class Ingest:
         """Whether this can be the first packet of a session: RTP version 2, a payload type that is none of RTCP."""
         return rtp.payload_bounds(packet) is not None and packet[1] & 0x7F in _PAYLOAD_TYPES
 
-    def feed(self, view: memoryview, starts: list[int], sizes: list[int], now: float) -> None:
-        """Packets as they came in, each at least twelve bytes, in one writable buffer."""
+    def feed(
+        self,
+        buffer: bytearray,
+        view: memoryview,
+        starts: Sequence[int],
+        sizes: list[int],
+        now: float,
+        stride: int = 0,
+    ) -> None:
+        """Packets as they came in, each at least twelve bytes; ``stride`` is the distance of the starts if it is one."""
+        count = len(sizes)
+        if stride and count >= _FEW:
+            stamps = self._all_in_order(buffer, starts[0], stride, count)
+            if stamps is not None:
+                self._straight(
+                    buffer, view, starts, sizes, stamps, self._expected + count & 0xFFFF, stride, now
+                )
+                return
+        self._one_by_one(buffer, view, starts, sizes, now, stride)
+
+    def _all_in_order(self, buffer: bytearray, first: int, stride: int, count: int) -> Sequence[int] | None:
+        """The timestamps, when every packet is the next plain one of the known sender; all headers in one sweep."""
+        expected = self._expected
+        fields = _headers(stride, count).unpack_from(buffer, first)
+        second = fields[1::5]
+        if (
+            fields[2::5]
+            == tuple(range(expected, expected + count))  # a wrap of the sequence takes the slow way
+            and fields[4::5].count(self.ssrc) == count
+            and fields[0::5].count(0x80) == count
+            and second.count(self._second) + second.count(self._second & 0x7F) == count
+        ):
+            return fields[3::5]
+        return None
+
+    def _one_by_one(
+        self,
+        buffer: bytearray,
+        view: memoryview,
+        starts: Sequence[int],
+        sizes: list[int],
+        now: float,
+        stride: int,
+    ) -> None:
         unpack = rtp.HEADER.unpack_from
         expected, ssrc, second = self._expected, self.ssrc, self._second
         stamps: list[int] = []
         first = 0
         for position, start in enumerate(starts):
-            byte0, byte1, sequence, stamp, source = unpack(view, start)
+            byte0, byte1, sequence, stamp, source = unpack(buffer, start)
             if sequence == expected and source == ssrc and byte0 == 0x80 and byte1 | 0x80 == second:
                 stamps.append(stamp)
                 expected = (expected + 1) & 0xFFFF
                 continue
             if stamps:
-                self._straight(view, starts[first:position], sizes[first:position], stamps, expected, now)
+                part = slice(first, position)
+                self._straight(buffer, view, starts[part], sizes[part], stamps, expected, stride, now)
                 stamps = []
             self._odd(bytes(view[start : start + sizes[position]]), now)
             first = position + 1
             expected, ssrc, second = self._expected, self.ssrc, self._second
         if stamps:
-            if first:
-                starts, sizes = starts[first:], sizes[first:]
-            self._straight(view, starts, sizes, stamps, expected, now)
+            self._straight(buffer, view, starts[first:], sizes[first:], stamps, expected, stride, now)
 
     def tick(self, now: float) -> bool:
         """Give up waiting for late packets. True while packets are held."""
@@ -127,21 +172,22 @@ class Ingest:
 
     def _straight(
         self,
+        buffer: bytearray,
         view: memoryview,
-        starts: list[int],
+        starts: Sequence[int],
         sizes: list[int],
-        stamps: list[int],
+        stamps: Sequence[int],
         expected: int,
+        stride: int,
         now: float,
     ) -> None:
         """The fast path: all in order, one sender, plain headers."""
         self._expected = self.reorder.expected = expected
-        count = len(stamps)
         run = Run(
-            view, starts, sizes, stamps,
-            index=self._index, payload_type=self.payload_type, arrival=now, shift=self._shift,
+            buffer, view, starts, sizes, stamps,
+            index=self._index, payload_type=self.payload_type, arrival=now, stride=stride, shift=self._shift,
         )  # fmt: skip
-        self._count(run, count, stamps[-1], now)
+        self._count(run, len(stamps), stamps[-1], now)
         self._deliver(run)
 
     def _count(self, run: Run, count: int, stamp: int, now: float) -> None:
@@ -228,8 +274,9 @@ class Ingest:
                 self._continue_clock(stamp, now)
             if self._restarted:
                 self._restarted, lost = False, -1
+            buffer = bytearray(packet)
             run = Run(
-                memoryview(bytearray(packet)), [0], [len(packet)], [stamp],
+                buffer, memoryview(buffer), [0], [len(packet)], [stamp],
                 index=self._index, payload_type=second & 0x7F, arrival=now, lost=lost, shift=self._shift,
                 plain=packet[0] == 0x80,
             )  # fmt: skip
@@ -239,3 +286,9 @@ class Ingest:
 
 def _clock_delta(newer: int, older: int) -> int:
     return ((newer - older + 0x80000000) & 0xFFFFFFFF) - 0x80000000
+
+
+@functools.lru_cache(maxsize=1024)
+def _headers(stride: int, count: int) -> struct.Struct:
+    """The five header fields of ``count`` packets, ``stride`` bytes apart."""
+    return struct.Struct("!" + f"BBHII{stride - rtp.HEADER_SIZE}x" * (count - 1) + "BBHII")

@@ -22,7 +22,7 @@ class PacketCache:
         if not self._open:
             return
         self._runs.append(run)
-        self.bytes += len(run.view)
+        self.bytes += len(run.buffer)
         if self.bytes > self._limit:
             self.clear()
             self._open = False
@@ -31,7 +31,7 @@ class PacketCache:
         """A key frame begins with packet ``index``: forget what is older."""
         runs = self._runs
         while runs and runs[0].end_index <= index:
-            self.bytes -= len(runs.popleft().view)
+            self.bytes -= len(runs.popleft().buffer)
         if runs and runs[0].index < index:
             runs[0] = runs[0].tail(index)
         self.has_key = bool(runs) and runs[0].index == index

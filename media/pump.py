@@ -17,6 +17,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 
+from media import mmsg
 from media.runs import Run
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ TICK_S = 0.005
 IDLE_TICKS = 12
 """Empty ticks before the pump goes back to sleep: 60 ms, longer than one picture at 25 per second."""
 ARENA_BYTES = 1024 * 1024
+MAX_STRIDE = ARENA_BYTES // mmsg.SLOTS
 SOL_UDP = 17
 UDP_SEGMENT = 103
 GSO_MAX_BYTES = 64_000
@@ -45,6 +47,9 @@ class Pump:
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.arena = bytearray(ARENA_BYTES)
         self.view = memoryview(self.arena)
+        self._receivers: dict[int, mmsg.BatchReceiver] = {}
+        self.batches = mmsg.probe()
+        """Whether sockets can be read many packets at a time."""
         self.ticks = 0
         self.lag_s = 0.0
         """How late the latest tick was; the worst of the last second is in :attr:`worst_lag_s`."""
@@ -58,6 +63,15 @@ class Pump:
         self._due = 0.0
         self._closed = False
         self._loop.add_reader(self._epoll.fileno(), self._wake)
+
+    def receiver(self, family: int) -> mmsg.BatchReceiver | None:
+        """The batch reader into the arena for sockets of ``family``; None where the system has none."""
+        if not self.batches:
+            return None
+        receiver = self._receivers.get(family)
+        if receiver is None:
+            receiver = self._receivers[family] = mmsg.BatchReceiver(self.arena, socket.AddressFamily(family))
+        return receiver
 
     def register(self, sock: socket.socket, drain: Callable[[float], None]) -> None:
         """Call ``drain`` on ticks when ``sock`` is readable. Keep a reference to the socket until unregistered."""
@@ -141,19 +155,38 @@ def probe_gso() -> bool:
             return False
 
 
+_HIGH = bytes(number >> 8 & 0xFF for number in range(0x10000 + 0x1000))
+_LOW = bytes(number & 0xFF for number in range(0x10000 + 0x1000))
+
+
 def rewrite(run: Run, sequence: int, shift: int, ssrc: int) -> None:
     """Write sequence numbers from ``sequence`` on, timestamps plus ``shift`` and ``ssrc`` into a run's headers."""
-    pack, view = _REWRITE.pack_into, run.view
-    for start, stamp in zip(run.starts, run.stamps, strict=True):
-        pack(view, start + 2, sequence & 0xFFFF, (stamp + shift) & 0xFFFFFFFF, ssrc)
-        sequence += 1
+    stride, count = run.stride, len(run.sizes)
+    if not stride or count < 4 or count > 0x1000:
+        pack, buffer = _REWRITE.pack_into, run.buffer
+        for start, stamp in zip(run.starts, run.stamps, strict=True):
+            pack(buffer, start + 2, sequence & 0xFFFF, (stamp + shift) & 0xFFFFFFFF, ssrc)
+            sequence += 1
+        return
+    # One strided assignment per header byte costs a tenth of one struct call per packet.
+    buffer, first = run.buffer, run.starts[0]
+    end = first + stride * (count - 1) + 12
+    sequence &= 0xFFFF
+    buffer[first + 2 : end : stride] = _HIGH[sequence : sequence + count]
+    buffer[first + 3 : end : stride] = _LOW[sequence : sequence + count]
+    for place, byte in enumerate(ssrc.to_bytes(4, "big"), first + 8):
+        buffer[place:end:stride] = bytes((byte,)) * count
+    if shift:
+        stamps = b"".join([(stamp + shift & 0xFFFFFFFF).to_bytes(4, "big") for stamp in run.stamps])
+        for place in range(4):
+            buffer[first + 4 + place : end : stride] = stamps[place::4]
 
 
 def mark_payload_type(run: Run, payload_type: int) -> None:
     """Write ``payload_type`` into a run's headers, markers kept."""
-    view = run.view
+    buffer = run.buffer
     for start in run.starts:
-        view[start + 1] = view[start + 1] & 0x80 | payload_type
+        buffer[start + 1] = buffer[start + 1] & 0x80 | payload_type
 
 
 class UdpOutput:
@@ -177,13 +210,19 @@ class UdpOutput:
         if not self.gso:
             self._send_plain(run.view, run.starts, run.sizes)
             return
-        sendmsg, view = self.sock.sendmsg, run.view
-        for first, count, begin, end, size in run.groups(GSO_MAX_SEGMENTS, GSO_MAX_BYTES):
+        view, starts, sizes = run.view, run.starts, run.sizes
+        for first, count in run.groups(GSO_MAX_SEGMENTS, GSO_MAX_BYTES):
+            begin, last = starts[first], first + count - 1
+            end = starts[last] + sizes[last]
+            size = sizes[first]
             try:
                 if count == 1:
                     self.sock.send(view[begin:end])
+                elif end - begin == (count - 1) * size + sizes[last]:
+                    self.sock.sendmsg((view[begin:end],), self._cut_at(size))
                 else:
-                    sendmsg((view[begin:end],), self._cut_at(size))
+                    pieces = [view[starts[i] : starts[i] + sizes[i]] for i in range(first, last + 1)]
+                    self.sock.sendmsg(pieces, self._cut_at(size))
                 self.sent += count
             except BlockingIOError:
                 self.dropped += count
@@ -191,7 +230,7 @@ class UdpOutput:
                 self.dropped += count  # an earlier packet met a closed port; the peer may open it yet
             except OSError as error:
                 self._refused(error)
-                self._send_plain(view, run.starts[first : first + count], run.sizes[first : first + count])
+                self._send_plain(view, starts[first : first + count], sizes[first : first + count])
 
     def _cut_at(self, size: int) -> list[tuple[int, int, bytes]]:
         ancillary = self._ancillary.get(size)

@@ -6,45 +6,44 @@ packet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+_FEW = 4
 
 
 class Run:
     """Packets ``index`` to ``index + len - 1`` of a stream.
 
-    ``view`` is writable and holds each whole packet at ``starts[i]`` with ``sizes[i]`` bytes; ``stamps`` are the
-    RTP timestamps as received, ``shift`` what relays add to them so that they go on over a change of sender.
-    ``lost`` packets are missing in front (-1: the sender started anew). ``plain``: every RTP header has twelve bytes.
-    The buffer may be reused after the call that handed out the run; :meth:`copy` keeps it.
+    ``buffer`` holds each whole packet at ``starts[i]`` with ``sizes[i]`` bytes; ``stride`` is the distance of the
+    starts where it is the same for all, else 0. ``stamps`` are the RTP timestamps as received, ``shift`` what relays
+    add to them so that they go on over a change of sender. ``lost`` packets are missing in front (-1: the sender
+    started anew). ``plain``: every RTP header has twelve bytes. The buffer may be reused after the call that handed
+    out the run; :meth:`copy` keeps it.
     """
 
     __slots__ = (
-        "arrival",
-        "index",
-        "lost",
-        "payload_type",
-        "plain",
-        "shift",
-        "sizes",
-        "stamps",
-        "starts",
-        "view",
-    )
+        "arrival", "buffer", "index", "lost", "payload_type", "plain", "shift", "sizes", "stamps", "starts", "stride", "view",
+    )  # fmt: skip
 
     def __init__(
         self,
+        buffer: bytearray,
         view: memoryview,
-        starts: list[int],
+        starts: Sequence[int],
         sizes: list[int],
-        stamps: list[int],
+        stamps: Sequence[int],
         *,
         index: int,
         payload_type: int,
         arrival: float,
+        stride: int = 0,
         lost: int = 0,
         shift: int = 0,
         plain: bool = True,
     ) -> None:
+        self.buffer = buffer
         self.view = view
         self.starts = starts
         self.sizes = sizes
@@ -52,6 +51,7 @@ class Run:
         self.index = index
         self.payload_type = payload_type
         self.arrival = arrival
+        self.stride = stride
         self.lost = lost
         self.shift = shift
         self.plain = plain
@@ -65,12 +65,16 @@ class Run:
 
     def copy(self) -> Run:
         """The same packets in a buffer of their own."""
-        first, last = self.starts[0], self.starts[-1] + self.sizes[-1]
-        starts = [start - first for start in self.starts] if first else self.starts
+        starts = self.starts
+        first, last = starts[0], starts[-1] + self.sizes[-1]
+        if first:
+            shifted = [start - first for start in starts]
+            starts = range(0, len(starts) * self.stride, self.stride) if self.stride else shifted
+        buffer = bytearray(self.view[first:last])
         return Run(
-            memoryview(bytearray(self.view[first:last])), starts, self.sizes, self.stamps,
-            index=self.index, payload_type=self.payload_type, arrival=self.arrival, lost=self.lost,
-            shift=self.shift, plain=self.plain,
+            buffer, memoryview(buffer), starts, self.sizes, self.stamps,
+            index=self.index, payload_type=self.payload_type, arrival=self.arrival, stride=self.stride,
+            lost=self.lost, shift=self.shift, plain=self.plain,
         )  # fmt: skip
 
     def tail(self, index: int) -> Run:
@@ -79,8 +83,9 @@ class Run:
         if cut <= 0:
             return self
         return Run(
-            self.view, self.starts[cut:], self.sizes[cut:], self.stamps[cut:],
-            index=index, payload_type=self.payload_type, arrival=self.arrival, shift=self.shift, plain=self.plain,
+            self.buffer, self.view, self.starts[cut:], self.sizes[cut:], self.stamps[cut:],
+            index=index, payload_type=self.payload_type, arrival=self.arrival, stride=self.stride,
+            shift=self.shift, plain=self.plain,
         )  # fmt: skip
 
     def packet(self, position: int) -> bytes:
@@ -88,24 +93,36 @@ class Run:
         start = self.starts[position]
         return bytes(self.view[start : start + self.sizes[position]])
 
-    def groups(self, max_count: int, max_bytes: int) -> Iterator[tuple[int, int, int, int, int]]:
-        """Neighbours of one size, the last may be shorter: (first, count, begin, end, size) for one segmented send."""
-        starts, sizes = self.starts, self.sizes
+    def payloads(self, first: int, until: int) -> list[bytes | memoryview]:
+        """The payloads of plain packets, in pieces that may hold several."""
+        starts, sizes, view = self.starts, self.sizes, self.view
+        last = until - 1
+        stride = self.stride
+        if stride and last - first >= _FEW and sizes[first:last].count(stride) == last - first:
+            # All but the last are as long as the stride: cut the headers out with one strided copy.
+            table = np.frombuffer(self.buffer, np.uint8, (last - first) * stride, starts[first])
+            body = table.reshape(last - first, stride)[:, 12:].tobytes()
+            return [body, view[starts[last] + 12 : starts[last] + sizes[last]]]
+        return [view[starts[i] + 12 : starts[i] + sizes[i]] for i in range(first, until)]
+
+    def groups(self, max_count: int, max_bytes: int) -> Iterator[tuple[int, int]]:
+        """Neighbours of one size, the last may be shorter: (first, count) for one segmented send each."""
+        sizes = self.sizes
         total = len(sizes)
+        size = sizes[0]
+        if total <= max_count and total * size <= max_bytes:
+            equal = sizes.count(size)
+            if equal == total or (equal == total - 1 and sizes[-1] < size):
+                yield 0, total
+                return
         first = 0
         while first < total:
             size = sizes[first]
-            begin = starts[first]
-            end = begin + size
-            limit = min(first + max_count, total)
+            limit = min(first + max_count, first + max(1, max_bytes // size), total)
             following = first + 1
-            while following < limit and starts[following] == end:
-                length = sizes[following]
-                if length > size or end + length - begin > max_bytes:
-                    break
-                end += length
+            while following < limit and sizes[following] == size:
                 following += 1
-                if length < size:
-                    break
-            yield first, following - first, begin, end, size
+            if following < limit and sizes[following] < size:
+                following += 1
+            yield first, following - first
             first = following

@@ -145,12 +145,12 @@ class Relay:
             return
         kept = keep()
         self._pending.append(kept)
-        self._pending_bytes += len(kept.view)
+        self._pending_bytes += len(kept.buffer)
 
     def _begin(self, output: UdpOutput | TcpOutput) -> None:
         self._output = output
         self._pending.extend(self._source.cached_runs())
-        self._pending_bytes = sum(len(run.view) for run in self._pending)
+        self._pending_bytes = sum(len(run.buffer) for run in self._pending)
         self._source.add_relay(self)
         if self._pending:
             self._pump.every_tick(self, self._tick)
@@ -165,7 +165,7 @@ class Relay:
             if isinstance(self._output, TcpOutput) and self._output.backlog_bytes > TCP_BACKLOG_BYTES // 2:
                 break
             run = self._pending.popleft()
-            self._pending_bytes -= len(run.view)
+            self._pending_bytes -= len(run.buffer)
             budget -= sum(run.sizes)
             self._transmit(run)
         if not self._pending:
