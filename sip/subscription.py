@@ -166,6 +166,7 @@ class NotifierSubscription:
         self._queued = 0
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
+        self._closing_cause = ""
 
     @property
     def event(self) -> str:
@@ -208,6 +209,7 @@ class NotifierSubscription:
                 if self._over:
                     raise TransportFailed("the subscription is over", label="ended")
                 if state == "terminated":
+                    self._closing_cause = self._closing_cause or "local"
                     self._stop()
                 return await self._send(body, content_type, state, reason)
         finally:
@@ -233,14 +235,12 @@ class NotifierSubscription:
         return response
 
     def finish(self, cause: str) -> None:
-        """The end, from whatever side; nothing is sent any more."""
-        told = self._over
+        """The end, from whatever side; nothing is sent any more. ``on_end`` hears the first cause only."""
         self._stop()
         self._endpoint.core.forget_dialog(self.dialog)
-        if not told or cause == "local":
-            callback, self.on_end = self.on_end, None
-            if callback is not None:
-                callback(cause)
+        callback, self.on_end = self.on_end, None
+        if callback is not None:
+            callback(self._closing_cause or cause)
 
     def _stop(self) -> None:
         self._over = True
@@ -251,6 +251,7 @@ class NotifierSubscription:
         """Expires 0 came: the closing NOTIFY that RFC 6665 4.2.1.4 asks for, then the end."""
         if self._over:
             return
+        self._closing_cause = "unsubscribed"
         try:
             await self.notify(b"", state="terminated", reason="timeout")
         except RemoteError as error:
