@@ -146,7 +146,9 @@ class Liveness:
         return silent if device.registration_expired else min(silent, device.expires_mono)
 
     def _window(self, device: Device) -> float:
-        interval, count = clamp_heartbeat(device.heartbeat_interval_s, device.heartbeat_count, self._settings)
+        interval, count = device.heartbeat_interval_s, device.heartbeat_count
+        if not (5 <= interval <= 600 and 2 <= count <= 10):
+            interval, count = clamp_heartbeat(interval, count, self._settings)
         return float(interval * count)
 
     def tick(self, now: float) -> None:

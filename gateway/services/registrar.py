@@ -229,10 +229,11 @@ class Registrar:
         elif self._in_conflict(device, flow, contact, request, now):
             return self._refuse(403, "same_id")
         renewal = device.state is State.ONLINE
-        self._bind(device, request, flow, contact, expires, now)
+        uri = _contact_uri(contact)
+        self._bind(device, request, flow, uri, expires, now)
         self.counts["renewed" if renewal else "registered"] += 1
         self._bus.publish(DeviceRegistered(device_id, renewal, expires))
-        return Reply(200, headers=self._success(device, contact, flow, expires))
+        return Reply(200, headers=self._success(device, uri, flow, expires))
 
     def _requested_expires(self, request: Request, contact: str) -> int:
         """Seconds wanted: Contact parameter, else header, else the default (RFC 3261 10.3); at most our maximum."""
@@ -252,9 +253,7 @@ class Registrar:
         logger.info("device new device=%s", device_id)
         return self._registry.put_device(device)
 
-    def _bind(
-        self, device: Device, request: Request, flow: Flow, contact: str, expires: int, now: float
-    ) -> None:
+    def _bind(self, device: Device, request: Request, flow: Flow, uri: str, expires: int, now: float) -> None:
         """The device is registered over ``flow`` for ``expires`` seconds from now on."""
         index = request.headers.index
         utc = self._clock.utc()
@@ -263,7 +262,7 @@ class Registrar:
             self._registry.update_device(device.device_id, edition=edition, user_agent=agent)
         if self._registry.set_flow(device, flow):
             logger.info("device moved device=%s flow=%s", device.device_id, flow)
-        device.contact = _contact_uri(contact)[:255]
+        device.contact = uri[:255]
         device.registered_at = device.last_seen_at = utc
         device.expires_at = utc + timedelta(seconds=expires)
         device.last_seen_mono = now
@@ -276,8 +275,8 @@ class Registrar:
             )  # fmt: skip
         self._liveness.watch(device)
 
-    def _success(self, device: Device, contact: str, flow: Flow, expires: int) -> tuple[tuple[str, str], ...]:
-        uri = _contact_uri(contact) or f"sip:{device.device_id}@{flow.host}:{flow.port}"
+    def _success(self, device: Device, uri: str, flow: Flow, expires: int) -> tuple[tuple[str, str], ...]:
+        uri = uri or f"sip:{device.device_id}@{flow.host}:{flow.port}"
         headers = (("Contact", f"<{uri}>;expires={expires}"), ("Expires", str(expires)), VERSION_HEADER)
         wanted = device.profile.send_date
         if self._settings.send_date if wanted is None else wanted:
