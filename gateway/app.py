@@ -24,7 +24,7 @@ from gateway.services.census import division_names
 from gateway.services.control import Control
 from gateway.services.device_info import DeviceInfoService
 from gateway.services.liveness import Liveness
-from gateway.services.nodes import NodeHandle, NodePlan, Nodes
+from gateway.services.nodes import NodePlan, Nodes
 from gateway.services.registrar import Registrar
 from gateway.services.session_address import MediaAddress
 from gateway.services.session_journal import DialogJournal
@@ -193,7 +193,7 @@ class Gateway:
             clock=self.clock,
         )
         self.control = Control(registry=self.registry, sender=self.dispatch, clock=self.clock)
-        self.sessions.key_frame = self.control.key_frame
+        self.sessions.connect(key_frame=self.control.key_frame)
         self.media_server = MediaServerRole(server_id=sip.server_id, opener=opener, sessions=self.sessions)
 
     def _build_cascade(self) -> None:
@@ -234,7 +234,7 @@ class Gateway:
             division_name=lambda code: names.get(code, ""),
             healthy=lambda: bool(self.nodes.handles()),
         )
-        self.sessions.on_sender_ended = relay.sender_ended
+        self.sessions.connect(sender_ended=relay.sender_ended)
         self.cascade.media_server = self.media_server
 
     # -- life ------------------------------------------------------------------------------------------------
@@ -304,16 +304,12 @@ class Gateway:
         self._stack.push_async_callback(self.cascade.close)
         await self.cascade.start()
         self.endpoint.on_connection_closed = self._connection_closed
-        self.nodes.on_ready = lambda node: self.cascade.health_changed()
-        self.nodes.on_lost = self._node_lost
+        self.nodes.on_ready.append(lambda node: self.cascade.health_changed())
+        self.nodes.on_lost.append(lambda node, cause: self.cascade.health_changed())
 
     def _connection_closed(self, flow: Flow) -> None:
         self.liveness.connection_closed(flow)
         self.cascade.connection_closed(flow)
-
-    def _node_lost(self, node: NodeHandle, cause: str) -> None:
-        self.sessions.node_lost(node, cause)
-        self.cascade.health_changed()
 
 
 def _one_line(error: BaseException) -> str:

@@ -21,10 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from media.client import MediaClient
-
 from config.settings import MediaSettings
 from gateway.services.errors import PlayCause, PlayFailed
+from media.client import MediaClient
 from media.errors import MediaError
 from media.specs import NodeConfig, NodeEvent, NodeStats
 
@@ -118,8 +117,8 @@ def _slice(first: int, last: int, number: int, count: int, *, even: bool = False
 class Nodes:
     """All media nodes of this gateway.
 
-    ``on_event``, ``on_lost`` and ``on_ready`` are short synchronous callbacks; ``on_stats`` runs at each
-    heartbeat with the node's own account of its streams.
+    ``on_event`` gets every event, ``on_stats`` at each heartbeat the node's own account of its streams; ``on_lost``
+    and ``on_ready`` are told to whoever put a callback there. All are short and synchronous.
     """
 
     plan: NodePlan
@@ -128,8 +127,8 @@ class Nodes:
     backoff_first_s: float = BACKOFF_FIRST_S
     on_event: Callable[[NodeHandle, NodeEvent], None] | None = None
     on_stats: Callable[[NodeHandle, NodeStats], None] | None = None
-    on_lost: Callable[[NodeHandle, str], None] | None = None
-    on_ready: Callable[[NodeHandle], None] | None = None
+    on_lost: list[Callable[[NodeHandle, str], None]] = field(default_factory=list)
+    on_ready: list[Callable[[NodeHandle], None]] = field(default_factory=list)
     restarts: int = 0
     _handles: dict[int, NodeHandle] = field(default_factory=dict)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -219,8 +218,8 @@ class Nodes:
             self._handles[number] = handle
             self._changed.set()
             log.info("node ready node_id=%s pid=%d viewer_port=%d", handle.node_id, process.pid, viewer_port)
-            if self.on_ready is not None:
-                self.on_ready(handle)
+            for listener in self.on_ready:
+                listener(handle)
             cause = await self._watch(handle, process)
         finally:
             if handle is not None:
@@ -234,8 +233,8 @@ class Nodes:
         self._handles.pop(handle.number, None)
         if cause != "stopped":
             log.error("node lost node_id=%s pid=%d cause=%s", handle.node_id, handle.pid, cause)
-            if self.on_lost is not None:
-                self.on_lost(handle, cause)
+            for listener in list(self.on_lost):
+                listener(handle, cause)
 
     async def _watch(self, handle: NodeHandle, process: Process) -> str:
         """Returns why the node is no longer usable: exited, silent (no heartbeat) or events_lost."""

@@ -52,6 +52,8 @@ class LiveSession:
     """play() calls that wait for the first picture."""
     abort_cause: PlayFailed | None = None
     watchers: list[Watcher] = field(default_factory=list)
+    moving: bool = False
+    """Its node was lost and it is being opened again elsewhere: watchers wait for the outcome."""
     missing_beats: int = 0
     """Heartbeats in a row in which the node did not know our stream."""
     idle_beats: int = 0

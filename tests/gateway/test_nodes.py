@@ -29,7 +29,11 @@ def plan(**media: object) -> NodePlan:
 def test_nodes_share_the_port_ranges() -> None:
     parts = plan(nodes=3, rtp_port_min=20001, rtp_port_max=20300, viewer_port=8081, shared_rtp_port=30000)
     configs = [parts.config(number, f"unix:/run/{number}", "s") for number in range(3)]
-    assert [(c.rtp_port_min, c.rtp_port_max) for c in configs] == [(20002, 20100), (20102, 20200), (20202, 20300)]
+    assert [(c.rtp_port_min, c.rtp_port_max) for c in configs] == [
+        (20002, 20100),
+        (20102, 20200),
+        (20202, 20300),
+    ]
     assert [c.viewer_port for c in configs] == [8081, 8082, 8083]
     assert [c.shared_rtp_port for c in configs] == [30000, 30002, 30004]
     assert len({c.node_id for c in configs}) == 3
@@ -53,7 +57,9 @@ def test_the_least_loaded_node_is_picked() -> None:
     assert nodes.pick() is third
 
 
-@pytest.mark.parametrize("code", ["raise SystemExit(3)", "print('hello', flush=True); import time; time.sleep(60)"])
+@pytest.mark.parametrize(
+    "code", ["raise SystemExit(3)", "print('hello', flush=True); import time; time.sleep(60)"]
+)
 async def test_a_node_that_does_not_start_is_tried_again(code: str) -> None:
     nodes = Nodes(plan(), command=(sys.executable, "-c", code), backoff_first_s=0.05)
     await nodes.start(timeout_s=0.2)
@@ -69,7 +75,7 @@ async def test_life_and_death_of_a_node() -> None:
     """Ready with a private control socket; killed, it comes back as a new process; stopped, it is gone."""
     lost: list[str] = []
     nodes = Nodes(plan(viewer_port=free_ports(1)[0]), heartbeat_s=0.2, backoff_first_s=0.05)
-    nodes.on_lost = lambda handle, cause: lost.append(cause)
+    nodes.on_lost.append(lambda handle, cause: lost.append(cause))
     await nodes.start()
     first = nodes.pick()
     assert nodes.get("node-0") is first
@@ -101,7 +107,7 @@ async def test_life_and_death_of_a_node() -> None:
 async def test_a_node_that_hangs_is_replaced() -> None:
     lost: list[str] = []
     nodes = Nodes(plan(viewer_port=free_ports(1)[0]), heartbeat_s=0.1, backoff_first_s=0.05)
-    nodes.on_lost = lambda handle, cause: lost.append(cause)
+    nodes.on_lost.append(lambda handle, cause: lost.append(cause))
     await nodes.start()
     first = nodes.pick()
     os.kill(first.pid, signal.SIGSTOP)

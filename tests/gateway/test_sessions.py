@@ -178,11 +178,11 @@ class FakeClient:
 class FakeNodes:
     on_event: Any = None
     on_stats: Any = None
-    on_lost: Any = None
 
     def __init__(self) -> None:
         self.handle = NodeHandle("node-0", 0, FakeClient(), 8081)  # type: ignore[arg-type]
         self.down = False
+        self.on_lost: list[Any] = []
 
     def pick(self) -> NodeHandle:
         if self.down:
@@ -702,7 +702,7 @@ async def test_lost_node_is_bye_and_the_watched_ones_open_again() -> None:
         dead, house.nodes.handle = house.nodes.handle, FakeNodes().handle
         house.nodes.handle.client.on_updated = house._updated  # type: ignore[attr-defined]
         dead.alive = False
-        house.nodes.on_lost(dead, "exited")
+        house.nodes.on_lost[0](dead, "exited")
         async with asyncio.timeout(5):
             while not upper.successors:
                 await asyncio.sleep(0.01)
@@ -720,7 +720,7 @@ async def test_lost_node_while_opening() -> None:
         play = asyncio.create_task(house.sessions.play(NVR, CAMERA))
         await settle()
         house.nodes.handle.alive = False
-        house.nodes.on_lost(house.nodes.handle, "exited")
+        house.nodes.on_lost[0](house.nodes.handle, "exited")
         with pytest.raises(PlayFailed) as failure:
             await play
         assert failure.value.cause is PlayCause.NODE_DOWN
@@ -735,7 +735,7 @@ async def test_key_frame_wish_goes_to_the_device() -> None:
             asked.append((device_id, channel_id))
             return True
 
-        house.sessions.key_frame = key_frame
+        house.sessions.connect(key_frame=key_frame)
         session = await house.sessions.play(NVR, CAMERA)
         house.emit(KeyFrameWanted(stream_id=session.stream_id))
         await settle()
@@ -745,7 +745,7 @@ async def test_key_frame_wish_goes_to_the_device() -> None:
 async def test_faults_and_ended_relays_are_passed_on() -> None:
     async with House() as house:
         ended: list[SenderEnded] = []
-        house.sessions.on_sender_ended = ended.append
+        house.sessions.connect(sender_ended=ended.append)
         session = await house.sessions.play(NVR, CAMERA)
         house.emit(StreamFault(stream_id=session.stream_id, kind="ssrc_mismatch", detail="0000000000"))
         house.emit(SenderEnded(stream_id=session.stream_id, sender_id="s", cause="connection_lost"))

@@ -192,8 +192,9 @@ class ScriptedCamera:
     async def _send(self, call: Call, script: Script, sock: socket.socket) -> None:
         """Send pictures in real time until cancelled or the connection ends."""
         loop = asyncio.get_running_loop()
+        opened = [sock]
         try:
-            write = await self._connected(call.offer, script, sock)
+            write = await self._connected(call.offer, script, sock, opened)
             ssrc = script.rtp_ssrc
             if ssrc is None:
                 ssrc = script.answer_ssrc if script.answer_ssrc is not None else call.offer.ssrc or 0
@@ -218,10 +219,11 @@ class ScriptedCamera:
         except (ConnectionError, OSError):
             pass
         finally:
-            sock.close()
+            for one in opened:
+                one.close()
 
     async def _connected(
-        self, offer: sdp.Offer, script: Script, sock: socket.socket
+        self, offer: sdp.Offer, script: Script, sock: socket.socket, opened: list[socket.socket]
     ) -> Callable[[bytes], Awaitable[None]]:
         loop = asyncio.get_running_loop()
         if offer.transport == sdp.UDP:
@@ -238,6 +240,7 @@ class ScriptedCamera:
                 await asyncio.sleep(script.listen_delay_s)
                 sock.listen(1)
             stream, _ = await loop.sock_accept(sock)
+            opened.append(stream)
             stream.setblocking(False)
         else:
             await loop.sock_connect(sock, (offer.host, offer.port))
