@@ -44,19 +44,19 @@ class Interface:
 def interfaces(bind_host: str, media_host: str, forced: str | None) -> list[Interface]:
     """The host candidates for one viewer.
 
-    ``forced`` alone if given, else ``media_host`` and every local IPv4 address. An address that is not ours (behind
-    NAT) is announced, and the socket bound to ``bind_host``. Loopback is announced only when it is named: the
-    library never would.
+    ``forced`` alone if it is an IPv4 address (its socket is bound to ``bind_host``: behind NAT or a container's port
+    mapping the address is not ours); else ``media_host`` and every local IPv4 address, each with a socket of its own,
+    so that answers leave from the address that was asked. Loopback is announced only when it is named: the library
+    never would.
     """
+    if forced and _is_address(forced):
+        return [Interface(bind_host, forced)]
     local = set(get_host_addresses(use_ipv4=True, use_ipv6=False))
-    if forced:
-        wanted = [forced]
-    else:
-        wanted = [media_host] if _is_address(media_host) else []
-        if bind_host in ("0.0.0.0", "::"):
-            wanted += sorted(local)
-        elif _is_address(bind_host):
-            wanted.append(bind_host)
+    wanted = [media_host] if _is_address(media_host) else []
+    if bind_host in ("0.0.0.0", "::"):
+        wanted += sorted(local)
+    elif _is_address(bind_host):
+        wanted.append(bind_host)
     ours = local | {"127.0.0.1"}
     return [Interface(host if host in ours else bind_host, host) for host in dict.fromkeys(wanted)]
 

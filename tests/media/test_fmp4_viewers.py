@@ -210,7 +210,7 @@ async def test_a_viewer_that_reads_nothing_loses_fragments_and_the_others_do_not
     monkeypatch.setattr(fmp4, "QUEUE_BYTES", 200_000)
     stream = reader_node.open()
     # Much data per second, so that kernel buffers fill soon.
-    reader_node.feed(stream, TestPicture(704, 576, bitrate=8_000_000, gop=10), audio=False, speed=12)
+    reader_node.feed(stream, TestPicture(704, 576, bitrate=4_000_000, gop=10), audio=False, speed=12)
     ticket = reader_node.ticket()
     async with (
         http.get(reader_node.url(f"/live/gate.mp4?ticket={ticket}"), read_bufsize=4096) as slow,
@@ -222,17 +222,17 @@ async def test_a_viewer_that_reads_nothing_loses_fragments_and_the_others_do_not
                 good_data += await good.content.readany()
         dropped = stream.reader_drops
         assert dropped > 0
-        slow_data = b""
+        late: list[int] = []
+        rest = b""
         async with asyncio.timeout(60):
-            while slow_data.count(b"moof") < 600:
-                slow_data += await slow.content.readany()
-                await asyncio.sleep(0)
+            while not late or max(after - before for before, after in pairwise([*late, late[-1]])) <= 3600:
+                data = rest + await slow.content.readany()
+                late += decode_times(data)
+                rest = data[-15:]  # a box cut by the end of the piece, and no whole one
     times = decode_times(good_data)
     assert len(times) > 20
     assert {after - before for before, after in pairwise(times)} == {3600}
-    late = decode_times(slow_data)
     steps = [(after - before) for before, after in pairwise(late)]
-    assert max(steps) > 3600
     # Where it goes on, it goes on with a key frame.
     resumed = late[steps.index(max(steps)) + 1]
     assert resumed % (10 * 3600) == 0

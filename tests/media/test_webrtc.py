@@ -17,7 +17,7 @@ from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtp import RtpPacket
 
 from media.readers import webrtc
-from media.readers.rtc import HISTORY, interfaces
+from media.readers.rtc import HISTORY, Interface, interfaces
 from media.readers.webrtc import Pacer, PayloadCache
 from media.unit import Codec
 from simulator.picture import TestPicture, read_mark, tone
@@ -359,6 +359,11 @@ def test_interfaces() -> None:
     assert interfaces("127.0.0.1", "127.0.0.1", None)[0].bind == "127.0.0.1"
     (forced,) = interfaces("0.0.0.0", "127.0.0.1", "203.0.113.9")
     assert (forced.bind, forced.announced) == ("0.0.0.0", "203.0.113.9")
+    # Reached through a container's port mapping, loopback is not the address to bind.
+    assert interfaces("0.0.0.0", "10.0.0.2", "127.0.0.1") == [Interface("0.0.0.0", "127.0.0.1")]
+    assert interfaces("127.0.0.1", "127.0.0.1", "gateway.example") == interfaces(
+        "127.0.0.1", "127.0.0.1", None
+    )
     assert interfaces("127.0.0.1", "gateway.example", None) == interfaces("127.0.0.1", "127.0.0.1", None)
     assert interfaces("127.0.0.1", "0.0.0.0", None) == interfaces("127.0.0.1", "127.0.0.1", None)
 
