@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
@@ -38,6 +38,7 @@ from sip.manscdp import (
     encode,
 )
 from sip.message import Request, Response
+from sip.observer import Observer
 from sip.sdp import SessionDescription, live_offer, parse
 from sip.timers import Timers
 
@@ -63,6 +64,8 @@ class UpperFaults:
     silent_messages: int = 0
     message_status: int = 200
     notify_status: int = 200
+    withhold_ack: bool = False
+    """No ACK leaves the upper."""
 
 
 @dataclass(slots=True)
@@ -84,6 +87,21 @@ class UpperRules:
     version: str = "3.0"
     redirect: str = ""
     """Contact of a 302 answered to every authenticated REGISTER."""
+
+
+class _Witness(Observer):
+    """Keeps what the upper saw: statuses received with their time, and every byte that came in."""
+
+    def __init__(self) -> None:
+        self.statuses: deque[tuple[float, str]] = deque(maxlen=MAX_RECORDED)
+        self.wire_in: deque[bytes] = deque(maxlen=MAX_RECORDED)
+
+    def on_received(self, method_or_status: str, flow: Flow) -> None:
+        self.statuses.append((time.monotonic(), method_or_status))
+
+    def wire(self, direction: str, flow: Flow | Target, data: bytes) -> None:
+        if direction == "in":
+            self.wire_in.append(data)
 
 
 @dataclass(slots=True)
@@ -169,18 +187,39 @@ class UpperPlatform:
         self._subscriptions: list[Subscription] = []
         self._sn = secrets.randbelow(1000) + 1
         self._timers = timers
+        self._witness = _Witness()
         self.endpoint = self._new_endpoint(port)
 
     def _new_endpoint(self, port: int) -> Endpoint:
         extra = {"timers": self._timers} if self._timers is not None else {}
-        return Endpoint(
+        endpoint = Endpoint(
             Identity(self.platform_id, self.domain),
             host=self.host,
             port=port,
             handler=self._handle,
             user_agent="upper-simulator",
+            observer=self._witness,
             **extra,  # type: ignore[arg-type]
         )
+        transport = endpoint._transport
+        send = transport.send
+
+        def lossy(data: bytes, destination: Flow | Target) -> None:
+            if not (self.faults.withhold_ack and data.startswith(b"ACK ")):
+                send(data, destination)
+
+        transport.send = lossy  # type: ignore[method-assign]
+        return endpoint
+
+    @property
+    def statuses(self) -> list[tuple[float, str]]:
+        """(monotonic time, status or method) of everything received, in order."""
+        return list(self._witness.statuses)
+
+    @property
+    def wire_in(self) -> list[bytes]:
+        """Every SIP message received, as bytes."""
+        return list(self._witness.wire_in)
 
     @property
     def port(self) -> int:
