@@ -71,7 +71,9 @@ async def asyncio_relay() -> None:
     for number, port in enumerate(ports):
         out, _ = await loop.create_datagram_endpoint(_Out, remote_addr=("127.0.0.1", port))
         receiver = _In(SSRC_OUT + number, out)
-        transport, _ = await loop.create_datagram_endpoint(lambda receiver=receiver: receiver, local_addr=("127.0.0.1", 0))
+        transport, _ = await loop.create_datagram_endpoint(
+            lambda receiver=receiver: receiver, local_addr=("127.0.0.1", 0)
+        )
         transport.get_extra_info("socket").setsockopt(1, 8, 4 << 20)
         targets.append(transport.get_extra_info("sockname"))
     print(json.dumps(targets), flush=True)
@@ -123,7 +125,11 @@ async def _open(config: NodeConfig, ports: list[int]) -> Targets:
             stream = f"s{number}"
             info = await client.open_receiver(ReceiverSpec(stream_id=stream, ssrc=SSRC_IN + number))
             sender = SenderSpec(
-                sender_id=stream, stream_id=stream, remote_host="127.0.0.1", remote_port=port, ssrc=SSRC_OUT + number
+                sender_id=stream,
+                stream_id=stream,
+                remote_host="127.0.0.1",
+                remote_port=port,
+                ssrc=SSRC_OUT + number,
             )
             await client.open_sender(sender)
             await client.start_sender(stream)
@@ -148,7 +154,9 @@ RELAYS = {"node": node_targets, "asyncio": asyncio_targets, "rtpengine": rtpengi
 def measure(kind: str, count: int, seconds: float = SECONDS) -> dict[str, float]:
     """One relay under the load of ``count`` streams: microseconds of CPU per packet, packets, losses, errors."""
     with child(
-        [sys.executable, "-m", "benchmarks.relay_load", str(count)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "benchmarks.relay_load", str(count)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as load:
         assert load.stdin is not None
         assert load.stdout is not None

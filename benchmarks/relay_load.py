@@ -7,6 +7,7 @@ Protocol on the pipes: prints the sink ports as JSON, reads {"targets": [[host, 
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
 import select
 import socket
@@ -24,6 +25,8 @@ _KEY_BYTES = 80_000
 _OTHER_BYTES = 17_500
 _GOP = 25
 SSRC_IN = 100_000_000
+SPACING_S = (PAYLOAD + HEADER + 66) * 8 / 100e6
+"""Packets of a frame leave as from a camera's 100 Mbit/s port, Ethernet, IP and UDP headers included."""
 
 
 def frames() -> list[bytes]:
@@ -69,19 +72,29 @@ class Generator:
         self.sequences = [1000] * len(targets)
         self.sent = 0
 
-    def send(self, stream: int, tick: int) -> None:
-        buffer, count = self.templates[tick % _GOP]
-        sequence = self.sequences[stream]
-        ssrc, stamp = SSRC_IN + stream, tick * 3600 & 0xFFFFFFFF
-        for position in range(count):
-            _REWRITE.pack_into(buffer, position * (PAYLOAD + HEADER) + 2, sequence & 0xFFFF, stamp, ssrc)
-            sequence += 1
-        self.sequences[stream] = sequence
-        view, send = memoryview(buffer), self.sockets[stream].send
-        for start in range(0, len(buffer), PAYLOAD + HEADER):
+        self.due = [(stream / len(targets) / RATE, stream, 0, 0) for stream in range(len(targets))]
+
+    def send(self, now: float) -> bool:
+        """Send every packet that is due: (time, stream, frame, place in the frame). True when there was one."""
+        due = self.due
+        worked = False
+        while due[0][0] <= now:
+            at, stream, frame, place = due[0]
+            buffer, count = self.templates[frame % _GOP]
+            start = place * (PAYLOAD + HEADER)
+            sequence = self.sequences[stream] & 0xFFFF
+            _REWRITE.pack_into(buffer, start + 2, sequence, frame * 3600 & 0xFFFFFFFF, SSRC_IN + stream)
+            self.sequences[stream] = sequence + 1
             with contextlib.suppress(ConnectionRefusedError):
-                send(view[start : start + PAYLOAD + HEADER])
-        self.sent += count
+                self.sockets[stream].send(memoryview(buffer)[start : start + PAYLOAD + HEADER])
+            self.sent += 1
+            worked = True
+            if place + 1 < count:
+                heapq.heapreplace(due, (at + SPACING_S, stream, frame, place + 1))
+            else:
+                begin = stream / len(self.sockets) / RATE
+                heapq.heapreplace(due, (begin + (frame + 1) / RATE, stream, frame + 1, 0))
+        return worked
 
 
 class Sink:
@@ -145,8 +158,6 @@ def main() -> None:
     started = time.monotonic()
     warm, seconds = float(order["warm"]), float(order["seconds"])
     marks: list[tuple[int, int, int, int]] = []
-    phase = [stream / count / RATE for stream in range(count)]
-    tick, stream = 0, 0
     while True:
         now = time.monotonic() - started
         if not marks and now >= warm:
@@ -156,18 +167,10 @@ def main() -> None:
             marks.append((sink.received, sink.lost, sink.wrong, generator.sent))
             print("end", flush=True)
             break
-        worked = False
-        while tick / RATE + phase[stream] <= now:
-            generator.send(stream, tick)
-            worked = True
-            stream += 1
-            if stream == count:
-                stream, tick = 0, tick + 1
-            if stream % 16 == 0:
-                sink.drain()
+        worked = generator.send(now)
         sink.drain()
         if not worked:
-            time.sleep(0.0005)
+            time.sleep(0.0001)
     first, last = marks
     received, lost, wrong, sent = (b - a for a, b in zip(first, last, strict=True))
     print(json.dumps({"received": received, "lost": lost, "wrong": wrong, "sent": sent}), flush=True)

@@ -186,6 +186,15 @@ class Content:
                     [b"".join(self._pieces)] if self._joins else [bytes(piece) for piece in self._pieces]
                 )
 
+    def restart(self) -> None:
+        """Forget the frame in progress: the next run is not the one that followed."""
+        self._pieces = []
+        self._count = 0
+        self._stamp = None
+        self._unit_index = None
+        self._closed_by_marker = False
+        self._gap = True
+
     def flush(self, now: float) -> None:
         """The frame in progress, at the end of the session."""
         self._close(now)

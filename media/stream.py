@@ -155,8 +155,9 @@ class Stream:
         self.audio: AudioTrack | None = None
         self.ready = False
         self.closed = False
-        self.last_key: AccessUnit | None = None
-        """The newest undamaged key frame, for snapshots."""
+        self.on_use: Callable[[], None] | None = None
+        """Called before units are read or waited for: a source that rests (nobody watched) catches up."""
+        self._last_key: AccessUnit | None = None
         self.readers: list[Reader] = []
         self.audio_announced = False
         """The source said that audio will come; readiness waits a moment for it."""
@@ -220,7 +221,7 @@ class Stream:
         if self.video is None or self.video.codec != unit.codec:
             if self.video is not None:
                 self._clear_gop()
-                self.last_key = None
+                self._last_key = None
                 self.generation += 1
                 for reader in self.readers:
                     reader.waiting_for_key = True
@@ -231,7 +232,7 @@ class Stream:
         if unit.key:
             self.key_units += 1
             if not unit.damaged:
-                self.last_key = unit
+                self._last_key = unit
                 self._describe(unit)
         elif not self.video.has_b_frames and unit.pts < self._last_video_pts:
             self.video = self.video.model_copy(update={"has_b_frames": True})
@@ -259,9 +260,9 @@ class Stream:
             self.audio = AudioTrack(codec=unit.codec.value, clock_rate_hz=rate, channels=channels)
 
     def _check_ready(self, unit: AccessUnit) -> None:
-        if self.last_key is not None:
+        if self._last_key is not None:
             if self._first_key_dts is None:
-                self._first_key_dts = self.last_key.dts
+                self._first_key_dts = self._last_key.dts
             waiting = self.audio_announced and self.audio is None
             if waiting and abs(unit.dts - self._first_key_dts) < AUDIO_GRACE_TICKS:
                 return
@@ -307,6 +308,7 @@ class Stream:
         """A new reader, already given the cached group of pictures. Raises StreamEnded on a closed stream."""
         if self.closed:
             raise StreamEnded(self._closed_cause)
+        self._use()
         reader = Reader(self, kind, max(self._queue_units, len(self._gop) + 64), on_unit)
         self.readers.append(reader)
         for unit in tuple(self._gop):
@@ -329,7 +331,23 @@ class Stream:
 
     def gop(self) -> list[AccessUnit]:
         """The units since the last undamaged key frame, oldest first; empty when there is none."""
+        self._use()
         return list(self._gop)
+
+    @property
+    def last_key(self) -> AccessUnit | None:
+        """The newest undamaged key frame, for snapshots."""
+        self._use()
+        return self._last_key
+
+    def rest(self) -> None:
+        """The source stops publishing until ``on_use``: what is cached grows old and is forgotten."""
+        self._clear_gop()
+        self._last_key = None
+
+    def _use(self) -> None:
+        if self.on_use is not None and not self.closed:
+            self.on_use()
 
     @property
     def gop_bytes(self) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from media import rtp
 from media.content import Content
 from media.ingest import Ingest
+from media.key_watch import KeyWatch
 from media.mmsg import SLOTS, BatchReceiver, address_of
 from media.packet_cache import PacketCache
 from media.ports import PortLease, PortPool
@@ -102,6 +103,12 @@ class GbSource:
         )  # fmt: skip
         self.content = Content(payloads=spec.payloads, publish=self._publish, on_fault=self._fault)
         self.cache = PacketCache(cache_bytes)
+        self.resting = False
+        """Nobody watches: packets are cached and relayed, but not demuxed."""
+        self._watch = KeyWatch()
+        self._unwatched = (0, 0, 0)
+        self._unwatched_from = (0, 0, 0)
+        stream.on_use = self._wake
         self._kept: Run | None = None
         self._chosen: TcpInput | None = None
         """The connection that carries the session."""
@@ -183,6 +190,7 @@ class GbSource:
             if connection is not self._chosen and now - connection.opened_mono > _FIRST_PACKET_S:
                 connection.close()
                 self._connections.remove(connection)
+        self._rest_if_unwatched()
         if self._reporter is not None and now - self._reported_mono >= RECEIVER_REPORT_S:
             self._send_report(now)
 
@@ -205,16 +213,56 @@ class GbSource:
         if self.cache.keeping:
             self._kept = run.copy()
             self.cache.add(self._kept)
+        keys = self._watch.take(run)
         for relay in tuple(self.relays):
             relay.forward(run, lambda: self._keep(run))
-        self.content.take(run)
+        if not self.resting:
+            self.content.take(run)
+        elif keys:
+            self.cache.cut(keys[-1])
 
     def _keep(self, run: Run) -> Run:
         if self._kept is None:
             self._kept = run.copy()
         return self._kept
 
+    def _rest_if_unwatched(self) -> None:
+        """With relays alone there is nobody to demux for; the packets since the last key frame are kept anyway."""
+        if self.resting or self.stream.readers or not self.relays or not self.stream.ready:
+            return
+        if self._watch.trusted and self.cache.has_key and self.content.mismatch is None:
+            self.resting = True
+            self.stream.rest()
+            self._unwatched_from = (
+                self._watch.video_frames,
+                self._watch.audio_frames,
+                self._watch.key_frames,
+            )
+
+    def _wake(self) -> None:
+        """Somebody wants pictures: demux what is cached, and go on with the packets to come."""
+        if not self.resting:
+            return
+        self._unwatched = self._frames_unwatched()
+        self.resting = False
+        self.content.restart()
+        for run in self.cache.runs():
+            self.content.take(run)
+
+    def _frames_unwatched(self) -> tuple[int, int, int]:
+        """Video frames, audio frames and key frames that went by without being demuxed."""
+        if not self.resting:
+            return self._unwatched
+        now = (self._watch.video_frames, self._watch.audio_frames, self._watch.key_frames)
+        video, audio, keys = (
+            before + there - here
+            for before, there, here in zip(self._unwatched, now, self._unwatched_from, strict=True)
+        )
+        return video, audio, keys
+
     def _publish(self, unit: AccessUnit, first_index: int) -> None:
+        if unit.codec.is_video:
+            self._watch.compare(unit.key, first_index, unit.damaged)
         if unit.key and not unit.damaged:
             self.cache.cut(first_index)
         if self.content.audio_announced:
@@ -502,6 +550,7 @@ class GbSource:
         """Counters since the opening."""
         ingest, stream = self.ingest, self.stream
         last = ingest.last_packet_mono
+        video, audio, keys = self._frames_unwatched()
         resyncs = self.content.resyncs + sum(connection.deframer.resyncs for connection in self._connections)
         return StreamStats(
             stream_id=self.spec.stream_id, ready=stream.ready, video=stream.video, audio=stream.audio,
@@ -509,8 +558,9 @@ class GbSource:
             packets=ingest.packets, bytes=ingest.bytes, lost=ingest.lost, reordered=ingest.reorder.reordered,
             late=ingest.reorder.late, ssrc_faults=ingest.ssrc_faults,
             foreign_packets=self.foreign + ingest.foreign + ingest.invalid, resyncs=resyncs,
-            damaged_units=stream.damaged_units, video_units=stream.video_units, audio_units=stream.audio_units,
-            key_units=stream.key_units, viewers=viewers, senders=len(self.relays), reader_drops=stream.total_drops,
+            damaged_units=stream.damaged_units, video_units=stream.video_units + video,
+            audio_units=stream.audio_units + audio,
+            key_units=stream.key_units + keys, viewers=viewers, senders=len(self.relays), reader_drops=stream.total_drops,
             relay_packets=self.relayed_before + sum(relay.sent for relay in self.relays),
             relay_drops=self.relay_drops_before + sum(relay.dropped for relay in self.relays),
             last_packet_age_s=None if last is None else max(0.0, now - last), media_mismatch=self.content.mismatch,
