@@ -345,3 +345,21 @@ async def test_h265_and_the_time_to_the_first_picture(nodes: Nodes) -> None:
         first = (await until(lambda: house.told(FirstPicture)))[0]
         assert first.kind == "live"
         assert 0 < first.seconds < 4
+
+
+@pytest.mark.quirk(29)
+async def test_plays_and_failures_leak_no_port_and_no_ssrc(nodes: Nodes) -> None:
+    async with ScriptedCamera(CAMERA) as camera, LiveHouse(nodes, rest_s=0.0) as house:
+        house.add(CAMERA, camera.flow)
+        for number in range(30):
+            camera.script.status = 486 if number % 3 == 2 else 200
+            transport = "tcp_passive" if number % 2 else "udp"
+            try:
+                session = await house.sessions.play(CAMERA, CAMERA, transport=transport)
+            except PlayFailed:
+                continue
+            await house.sessions.stop(session.session_id)
+        await house.assert_nothing_left()
+        stats = await nodes.pick().client.stats()
+        assert stats.ports_leased == 0
+        assert nodes.pick().placed == 0
