@@ -1,8 +1,9 @@
-"""CPU of demuxing program streams: the own demuxer from RTP packets on, beside PyAV on the bare program stream."""
+"""CPU of demuxing program streams: the own demuxer from RTP packets on, beside PyAV behind a pipe."""
 
 from __future__ import annotations
 
-import io
+import queue
+import threading
 import time
 from typing import Any
 
@@ -13,7 +14,6 @@ from benchmarks.relay_load import RATE, frames
 from media.content import Content
 from media.ingest import Ingest
 from media.rtp import RtpPacketizer
-from media.runs import Run
 from media.specs import PayloadFormat
 from media.unit import AccessUnit
 
@@ -23,13 +23,14 @@ PASSES = 5
 
 def own(batches: list[list[bytes]]) -> tuple[float, int]:
     """CPU seconds and units: ordering, frame collection, demuxing, in batches of one frame as the pump reads them."""
-    units: list[AccessUnit] = []
-    content = Content(payloads=(PayloadFormat(number=96),), publish=lambda unit, first: units.append(unit))
+    count = 0
 
-    def deliver(run: Run) -> None:
-        content.take(run)
+    def publish(unit: AccessUnit, first_index: int) -> None:
+        nonlocal count
+        count += 1
 
-    ingest = Ingest(ssrc=None, deliver=deliver)
+    content = Content(payloads=(PayloadFormat(number=96),), publish=publish)
+    ingest = Ingest(ssrc=None, deliver=content.take)
     prepared = []
     for batch in batches:
         stride = len(batch[0])
@@ -40,17 +41,40 @@ def own(batches: list[list[bytes]]) -> tuple[float, int]:
     for number, (buffer, view, starts, sizes, stride) in enumerate(prepared):
         ingest.feed(buffer, view, starts, sizes, number / RATE, stride)
     content.flush(SECONDS)
-    return time.process_time() - started, len(units)
+    return time.process_time() - started, count
 
 
-def pyav(stream: bytes) -> tuple[float, int]:
-    """CPU seconds and packets of PyAV with the least probing it allows."""
+class Pipe:
+    """What a live feed is to PyAV: a file of which each read gives one RTP payload, handed over by another thread."""
+
+    def __init__(self, batches: list[list[bytes]]) -> None:
+        self._payloads: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._batches = batches
+
+    def feed(self) -> None:
+        for batch in self._batches:
+            for packet in batch:
+                self._payloads.put(packet[12:])
+        self._payloads.put(b"")
+
+    def read(self, size: int) -> bytes:
+        data = self._payloads.get()
+        if not data:
+            self._payloads.put(b"")
+        return data[:size]
+
+
+def pyav(batches: list[list[bytes]]) -> tuple[float, int]:
+    """CPU seconds and packets of PyAV behind a pipe, with the least probing it allows."""
     started = time.process_time()
-    options = {"probesize": "32", "analyzeduration": "0"}
+    pipe = Pipe(batches)
+    feeder = threading.Thread(target=pipe.feed)
+    feeder.start()
     count = 0
-    with av.open(io.BytesIO(stream), format="mpeg", options=options) as container:
+    with av.open(pipe, format="mpeg", options={"probesize": "32", "analyzeduration": "0"}) as container:
         for packet in container.demux():
             count += packet.size > 0
+    feeder.join()
     return time.process_time() - started, count
 
 
@@ -59,15 +83,14 @@ def run() -> list[dict[str, Any]]:
     second = frames()
     packetizer = RtpPacketizer(1, 96)
     batches = [packetizer.packets(second[number % RATE], number * 3600) for number in range(SECONDS * RATE)]
-    stream = b"".join(second) * SECONDS
     ours, units = min(own(batches) for _ in range(PASSES))
-    theirs, _ = min(pyav(stream) for _ in range(PASSES))
+    theirs, _ = min(pyav(batches) for _ in range(PASSES))
     per_second, baseline = ours / SECONDS * 1e3, theirs / SECONDS * 1e3
     return [
         Row(
             "PS demux of one 4 Mbit/s stream, CPU per second", per_second, "ms", f"PyAV {baseline:.3f} ms",
             baseline / per_second, "<= 0.9 ms", per_second <= 0.9,
-            f"{units} units out of {sum(map(len, batches))} RTP packets, ordered and demuxed; PyAV gets the bare stream",
+            f"{units} units out of {sum(map(len, batches))} RTP packets, ordered and demuxed; PyAV gets payloads in order",
         ).as_dict()
     ]  # fmt: skip
 
