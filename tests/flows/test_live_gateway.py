@@ -15,6 +15,7 @@ from scripted_camera import DOMAIN
 
 from config.settings import Settings
 from gateway.app import Gateway
+from gateway.outbox import QUERY_TIMEOUT_S
 from media.errors import MediaError
 from simulator.camera import Camera, DeviceOptions, Faults, Pictures
 from simulator.nvr import Recorder
@@ -136,7 +137,9 @@ async def test_camera_control_returns_with_the_200(gateway: Gateway) -> None:
         began = time.monotonic()
         await gateway.control.ptz(*key, ptz.Move(pan=1, tilt=1, pan_speed=128, tilt_speed=64), "operator")
         await gateway.control.ptz(*key, ptz.STOP, "operator")
-        assert time.monotonic() - began < 3.0  # no Response is waited for: the simulator sends none
+        assert (
+            time.monotonic() - began < QUERY_TIMEOUT_S
+        )  # no Response is waited for: the simulator sends none
         commands = [(channel, command) for channel, command, _ in device.ptz_log]
         assert commands == [
             (device.channel_id, ptz.Move(pan=1, tilt=1, pan_speed=128, tilt_speed=64)),
