@@ -96,11 +96,13 @@ class PlayFailed(GatewayError):
     def sip_status(self) -> int:
         """SIP status for an upper platform; a device's own refusal is passed on (GB/T 28181-2022 9.2.3)."""
         if (
-            self.cause is PlayCause.REJECTED
+            self.cause in (PlayCause.REJECTED, PlayCause.BUSY)
             and 400 <= self.device_status <= 699
             and self.device_status not in (401, 407)
         ):
             return self.device_status
+        if self.cause is PlayCause.SDP_NOT_ACCEPTED and not self.device_status:
+            return 408  # the device never answered; that our offer was to blame is a guess (quirk 43)
         return _SIP_STATUS[self.cause]
 
 

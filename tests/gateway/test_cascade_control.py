@@ -254,6 +254,8 @@ async def status_of_invite(scene: Scene, channel: str = EXPORTED, **values: obje
         (PlayCause.INVITE_TIMEOUT, 0, 408),
         (PlayCause.NO_STREAM, 0, 504),
         (PlayCause.SDP_NOT_ACCEPTED, 488, 488),
+        (PlayCause.SDP_NOT_ACCEPTED, 0, 408),
+        (PlayCause.BUSY, 600, 600),
         (PlayCause.REJECTED, 603, 603),
         (PlayCause.NODE_DOWN, 0, 503),
     ],
