@@ -22,8 +22,8 @@ from sip.uri import unquote
 ALGORITHMS = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
 """Algorithm token to hash, weakest first."""
 
-_PLAIN_PARAM = re.compile(r'([A-Za-z][A-Za-z0-9_\-]*)=(?:"([^"\\]*)"|([^",\s]*))(?:,\s*|$)')
-_PARAM = re.compile(r'\s*([A-Za-z][A-Za-z0-9_\-]*)\s*=\s*("(?:[^"\\]|\\.)*"|[^",\s]*)\s*(?:,|$)')
+_PLAIN_PARAM = re.compile(r'([A-Za-z][A-Za-z0-9_\-]{0,31})=(?:"([^"\\]*)"|([^",\s]*))(?:,\s*|$)')
+_PARAM = re.compile(r'\s*([A-Za-z][A-Za-z0-9_\-]{0,31})\s*=\s*("(?:[^"\\]|\\.)*"|[^",\s]*)\s*(?:,|$)')
 
 
 class Verdict(StrEnum):

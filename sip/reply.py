@@ -14,6 +14,7 @@ from sip.headers import VIA, Headers, checked
 from sip.message import Request, split_head
 from sip.uri import split_outside
 
+_COPIED = (("From", "from"), ("To", "to"), ("Call-ID", "call-id"), ("CSeq", "cseq"))
 _RPORT = re.compile(r";\s*rport(?:\s*=\s*\d*)?(?=\s*;|\s*$)", re.IGNORECASE)
 _RECEIVED = re.compile(r";\s*received\s*=[^;]*", re.IGNORECASE)
 
@@ -77,18 +78,20 @@ def encode_response(
 ) -> bytes:
     """One response (RFC 3261 8.2.6): Via, From, To (with our tag unless it has one), Call-ID, CSeq copied."""
     index = request.headers.index
-    to = index.get("to", "")
-    if to_tag:
-        to = f"{to};tag={to_tag}"
     lines = [f"SIP/2.0 {status} {checked(reason) or reason_phrase(status)}", f"Via: {via}"]
     if "via" in request.headers.repeated:
         lines += [f"Via: {value}" for value in request.headers.get_all("via")[1:]]
-    lines += (
-        f"From: {index.get('from', '')}",
-        f"To: {to}",
-        f"Call-ID: {index.get('call-id', '')}",
-        f"CSeq: {index.get('cseq', '')}",
-    )
+    try:
+        to = f"{index['to']};tag={to_tag}" if to_tag else index["to"]
+        lines += (
+            f"From: {index['from']}",
+            f"To: {to}",
+            f"Call-ID: {index['call-id']}",
+            f"CSeq: {index['cseq']}",
+        )
+    except KeyError:
+        # the answer to a request that lacks some of them copies what there is
+        lines += [f"{name}: {index[key]}" for name, key in _COPIED if key in index]
     if "record-route" in index and 100 < status < 300:
         lines += [f"Record-Route: {value}" for value in request.headers.get_all("record-route")]
     if server:
@@ -105,7 +108,7 @@ def encode_response(
 def request_of_garbage(data: bytes) -> Request | None:
     """As much of a broken request as an answer needs; None when it cannot or must not be answered.
 
-    A response, an ACK, or anything without Via, From, To, Call-ID and CSeq is met with silence.
+    A response, an ACK, and anything without a Via, or with neither Call-ID nor CSeq, is met with silence.
     """
     text, _, charset = split_head(data[:MAX_HEADER_BYTES])
     lines = re.split(r"\r\n|\n|\r", text)
@@ -114,7 +117,8 @@ def request_of_garbage(data: bytes) -> Request | None:
     if method.upper().startswith("SIP/") or method == "ACK" or "SIP/" not in start.upper():
         return None
     headers = Headers.of_lines([line for line in lines if line[:1] not in (" ", "\t")])
-    if any(key not in headers.index for key in ("via", "from", "to", "call-id", "cseq")):
+    index = headers.index
+    if "via" not in index or not ("call-id" in index or "cseq" in index):
         return None
     request = Request("", "", headers)
     request.method = method[:32]

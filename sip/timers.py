@@ -18,6 +18,8 @@ class Timers:
     t1: float = 0.5
     t2: float = 4.0
     t4: float = 5.0
+    ringing: float = 180.0
+    """How long an INVITE with a provisional answer is remembered at most (as timer C of RFC 3261 16.6)."""
 
     @property
     def timeout(self) -> float:

@@ -287,6 +287,7 @@ class ClientTransaction(Transaction):
         if self.state is State.PROCEEDING:
             if self.invite:
                 self._stop_clocks()
+                self._deadline = now + timers.ringing
             elif not self.reliable:
                 # RFC 3261 17.1.2.2: in Proceeding timer E runs at T2
                 self._interval = timers.t2

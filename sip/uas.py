@@ -197,7 +197,7 @@ class ServerSide:
     def _answer_statelessly(
         self, request: Request, back: tuple[str, Flow], status: int, headers: HeaderList = ()
     ) -> None:
-        to_tag = "" if tag_of(request.headers.index["to"]) else _tag()
+        to_tag = "" if tag_of(request.headers.get("To")) else _tag()
         data = encode_response(
             request, status, via=back[0], to_tag=to_tag, headers=headers, server=self._element.user_agent
         )

@@ -126,7 +126,9 @@ class SipUri:
             number, _, params = rest.partition(";")
             return cls(user=number, host="", scheme="tel", params=f";{params}" if params else "")
         if scheme not in ("sip", "sips"):
-            raise ParseError("URI scheme is not sip", status=416, label="uri_scheme")
+            if _SCHEME.fullmatch(scheme):
+                raise ParseError("URI scheme is not sip", status=416, label="uri_scheme")
+            raise ParseError("URI without a scheme", label="uri")
         user, at, host_part = rest.rpartition("@") if "@" in rest else ("", "", rest)
         mark = min((i for i in (host_part.find(";"), host_part.find("?")) if i >= 0), default=-1)
         tail = ""
@@ -151,6 +153,7 @@ class SipUri:
         return f"{self.scheme}:{user}{join_host_port(self.host, self.port)}{self.params}{self.headers}"
 
 
+_SCHEME = re.compile(r"[a-z][a-z0-9+.\-]*")
 _PLAIN = re.compile(
     r"<sip:([^@:;?<>\s\"]+)@([^@:;?<>\s\"'\[\],]+)(?::([0-9]{1,5}))?>(?:;tag=([^;,=\s\"]+))?$"
 )
