@@ -150,6 +150,11 @@ class Endpoint:
     def _others(self) -> list[asyncio.Task[Any]]:
         return [task for task in self._tasks if task is not asyncio.current_task()]
 
+    @property
+    def running(self) -> bool:
+        """Whether the sockets are open."""
+        return self._transport.is_open and not self.closing
+
     def require_open(self) -> None:
         """Raises TransportFailed before ``start`` and after ``close``."""
         self._transport.require_open()

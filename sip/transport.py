@@ -465,7 +465,11 @@ class SocketTransport:
         if not self._closing:
             self.receiver.connection_closed(connection.flow)
 
+    @property
+    def is_open(self) -> bool:
+        return self._udp is not None
+
     def require_open(self) -> None:
         """Raises TransportFailed before start and after close."""
-        if self._udp is None:
+        if not self.is_open:
             raise TransportFailed("endpoint is not open", label="closed")

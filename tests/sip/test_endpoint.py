@@ -319,13 +319,16 @@ def test_the_receive_buffer_is_asked_for() -> None:
 
 async def test_a_taken_port_is_an_error_and_a_closed_one_is_free() -> None:
     async with endpoint() as server:
+        assert server.running
         port = server.port
         other = Endpoint(Identity(SERVER, DOMAIN), host="127.0.0.1", port=port, handler=lambda i: Reply())
         with pytest.raises(OSError, match=r"[Aa]ddress"):
             await other.start()
     again = Endpoint(Identity(SERVER, DOMAIN), host="127.0.0.1", port=port, handler=lambda i: Reply())
+    assert not again.running
     await again.start()
     await again.close()
+    assert not again.running
     with pytest.raises(TransportFailed):
         await again.request("MESSAGE", Target("sip:a@b", "127.0.0.1", 9), to="sip:a@b")
 
