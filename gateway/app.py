@@ -11,6 +11,10 @@ from gateway import __version__
 from gateway.clock import Clock
 from gateway.dispatch import Answer, Dispatch
 from gateway.events import EventBus
+from gateway.http.assembly import Http, Parts
+from gateway.http.health import SystemFacts
+from gateway.metrics import Metrics
+from gateway.metrics_state import Sources
 from gateway.networks import AddressFault, OwnAddress, address_of
 from gateway.peers import Peers
 from gateway.registry import Registry
@@ -20,7 +24,7 @@ from gateway.services.cascade_control import UpperCommands
 from gateway.services.cascade_invite import InviteRelay
 from gateway.services.cascade_items import ItemWriter
 from gateway.services.catalog import CatalogService
-from gateway.services.census import division_names
+from gateway.services.census import Census, division_names
 from gateway.services.control import Control
 from gateway.services.device_info import DeviceInfoService
 from gateway.services.liveness import Liveness
@@ -36,8 +40,10 @@ from gateway.storage.database import Database, StorageFailed
 from gateway.storage.devices import load_registry
 from gateway.storage.journal import Journal
 from gateway.storage.platforms import PlatformStore
+from gateway.storage.users import UserStore
 from gateway.storage.writer import Writer
 from sip.endpoint import Endpoint, Identity, Incoming, Limits
+from sip.errors import TransportFailed
 from sip.flow import Flow
 from sip.ids import SsrcPool
 from sip.transport import TransportLimits
@@ -62,12 +68,14 @@ class Gateway:
         self.bus = EventBus()
         self.runtime = Runtime(self.bus)
         self.first_password: str | None = None
+        """The administrator's password when this start created him; to be shown once."""
         self._stack = AsyncExitStack()
         self._build_storage()
         self._build_signalling()
         self._build_devices()
         self._build_media()
         self._build_cascade()
+        self._build_http()
 
     # -- building --------------------------------------------------------------------------------------------
 
@@ -84,6 +92,9 @@ class Gateway:
             clock=self.clock,
         )
 
+        self.census = Census(registry=self.registry, clock=self.clock)
+        self.metrics = Metrics(bus=self.bus, registry=self.registry, census=self.census, clock=self.clock)
+
     def _build_signalling(self) -> None:
         sip = self.settings.sip
         self.identity = Identity(sip.server_id, sip.domain)
@@ -96,6 +107,7 @@ class Gateway:
             user_agent=sip.user_agent,
             limits=Limits(transport=TransportLimits(connections=sip.max_connections)),
             advertise=self.own_address.configured,
+            observer=self.metrics,
             stray_notify=self.settings.catalog.tolerant_notify,
         )
         self.own_address.route = self.endpoint.local_address
@@ -237,6 +249,83 @@ class Gateway:
         self.sessions.connect(sender_ended=relay.sender_ended)
         self.cascade.media_server = self.media_server
 
+    def _build_http(self) -> None:
+        settings = self.settings
+        facts = SystemFacts(
+            server_id=settings.sip.server_id,
+            domain=settings.sip.domain,
+            own_address=self.own_address.toward,
+            sip_port=lambda: self.endpoint.port,
+            nodes=self.nodes.handles,
+            sessions=self.sessions.list,
+            platforms=self.cascade.platforms,
+        )
+        self.http = Http(
+            settings=settings.http,
+            metrics_settings=settings.metrics,
+            media_settings=settings.media,
+            store=UserStore(self.database),
+            parts=Parts(
+                registry=self.registry,
+                bus=self.bus,
+                census=self.census,
+                metrics=self.metrics,
+                catalog=self.catalog,
+                sessions=self.sessions,
+                control=self.control,
+                uppers=self.cascade,
+                system=facts,
+                realm=settings.sip.domain,
+                checks={
+                    "sip": self._sip_open,
+                    "storage": lambda: not self.writer.counts.failing,
+                    "media": lambda: bool(self.nodes.handles()),
+                },
+            ),
+            clock=self.clock,
+        )
+        self.control.audit = self.http.audit.note
+        self.metrics.sources = Sources(
+            nodes=self.nodes.handles,
+            node_restarts=lambda: self.nodes.restarts,
+            platforms=self.cascade.platforms,
+            sessions=self.sessions.list,
+            queues={
+                "inbox": lambda: self.dispatch.inbox.waiting,
+                "storage": lambda: len(self.registry.changes.channels) + len(self.registry.changes.devices),
+                "audit": lambda: self.http.audit.waiting,
+            },
+            drops={
+                "inbox": lambda: self.dispatch.inbox.counts["full"],
+                "audit": lambda: self.http.audit.dropped,
+                "event_readers": lambda: self.http.events.dropped,
+            },
+            outcomes=lambda: self.dispatch.counts,
+        )
+
+    def _sip_open(self) -> bool:
+        try:
+            self.endpoint.require_open()
+        except TransportFailed:
+            return False
+        return True
+
+    @property
+    def url(self) -> str:
+        """Where the console is; the route's address stands for "all addresses"."""
+        http = self.settings.http
+        if http.public_url is not None:
+            return http.public_url
+        bound = address_of(http.host)
+        host = http.host
+        if bound is not None and bound.is_unspecified:
+            host = self.endpoint.local_address("192.0.2.1") or "127.0.0.1"
+        return (
+            f"http://[{host}]:{self.http.server.port}"
+            if ":" in host
+            else f"http://{host}:{self.http.server.port}"
+        )
+
     # -- life ------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -248,6 +337,7 @@ class Gateway:
             await self._start_devices()
             await self._start_media()
             await self._start_cascade()
+            await self._start_http()
         except (StorageFailed, AddressFault, OSError) as error:
             await self.stop()
             raise StartFailed(_one_line(error)) from error
@@ -306,6 +396,12 @@ class Gateway:
         self.endpoint.on_connection_closed = self._connection_closed
         self.nodes.on_ready.append(lambda node: self.cascade.health_changed())
         self.nodes.on_lost.append(lambda node, cause: self.cascade.health_changed())
+
+    async def _start_http(self) -> None:
+        """Last, so that whoever gets in finds everything in place."""
+        self.first_password = await self.http.access.ensure_first_user()
+        self._stack.push_async_callback(self.http.close)
+        await self.http.start()
 
     def _connection_closed(self, flow: Flow) -> None:
         self.liveness.connection_closed(flow)

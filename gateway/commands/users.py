@@ -36,7 +36,7 @@ def in_database(config: Path | None, work: Callable[[Access], Awaitable[None]]) 
         try:
             await work(
                 Access(
-                    store=UserStore(database.engine),
+                    store=UserStore(database),
                     session_lifetime_s=settings.http.session_lifetime_s,
                     login_attempts_per_minute=settings.http.login_attempts_per_minute,
                 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +14,8 @@ from pydantic import Field
 from gateway import __version__
 from gateway.http.routes import Call, View, route
 from gateway.http.server import add_security_headers
+from gateway.model import PlatformState, PlatformStatus
+from gateway.networks import AddressFault
 from gateway.registry import Registry
 from gateway.services.access import Role
 from gateway.services.census import Census
@@ -70,13 +73,45 @@ class SystemView(View):
 class SystemInfo(Protocol):
     """What app.py knows of itself."""
 
-    server_id: str
-    domain: str
-
+    @property
+    def server_id(self) -> str: ...
+    @property
+    def domain(self) -> str: ...
+    @property
+    def nodes(self) -> Callable[[], Iterable[NodeHandle]]: ...
     def sip_addresses(self, seen_from: str) -> list[str]: ...
-    def nodes(self) -> Iterable[NodeHandle]: ...
     def session_count(self) -> int: ...
     def platform_counts(self) -> tuple[int, int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SystemFacts:
+    """SystemInfo out of the gateway's parts."""
+
+    server_id: str
+    domain: str
+    own_address: Callable[[str], str]
+    """What a peer at this host is told as our address; raises AddressFault when none is known."""
+    sip_port: Callable[[], int]
+    nodes: Callable[[], Iterable[NodeHandle]]
+    sessions: Callable[[], Sized]
+    platforms: Callable[[], Iterable[PlatformStatus]]
+
+    def sip_addresses(self, seen_from: str) -> list[str]:
+        """Where a camera in the caller's network reaches us."""
+        try:
+            host = self.own_address(seen_from or "192.0.2.1")
+        except AddressFault:
+            return []
+        shown = f"[{host}]" if ":" in host else host
+        return [f"{transport}:{shown}:{self.sip_port()}" for transport in ("udp", "tcp")]
+
+    def session_count(self) -> int:
+        return len(self.sessions())
+
+    def platform_counts(self) -> tuple[int, int]:
+        enabled = [s for s in self.platforms() if s.state is not PlatformState.DISABLED]
+        return sum(s.state is PlatformState.ONLINE for s in enabled), len(enabled)
 
 
 class HealthResource:

@@ -52,6 +52,10 @@ class Audit:
         self.dropped = 0
         """Entries that ``note`` could not keep because the database was too slow."""
 
+    @property
+    def waiting(self) -> int:
+        return self._queue.qsize()
+
     async def start(self) -> None:
         self._writer = asyncio.create_task(self._write(), name="audit")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.engine import RowMapping
@@ -24,11 +24,22 @@ def _aware_or_none(value: datetime | None) -> datetime | None:
     return None if value is None else _aware(value)
 
 
+class Engines(Protocol):
+    """gateway.storage.database.Database, or what stands for it."""
+
+    @property
+    def engine(self) -> AsyncEngine: ...
+
+
 class UserStore:
     """Implements gateway.services.access.AccessStore and gateway.services.audit.AuditStore."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: Engines) -> None:
+        self._database = database
+
+    @property
+    def _engine(self) -> AsyncEngine:
+        return self._database.engine
 
     async def users(self) -> list[User]:
         async with self._engine.connect() as connection:

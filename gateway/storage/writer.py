@@ -31,6 +31,8 @@ class WriterCounts:
     rows: int = 0
     failures: int = 0
     last_duration_s: float = 0.0
+    failing: bool = False
+    """The last flush was in vain."""
 
 
 class Writer:
@@ -94,6 +96,7 @@ class Writer:
                 self._registry.return_changes(changes)
                 self._journal.return_changes(entries)
                 self.counts.failures += 1
+                self.counts.failing = True
                 logger.error("saving failed, will be tried again error=%s", error)
                 return False
             except asyncio.CancelledError:
@@ -101,6 +104,7 @@ class Writer:
                 self._journal.return_changes(entries)
                 raise
             self.counts.flushes += 1
+            self.counts.failing = False
             self.counts.rows += rows
             self.counts.last_duration_s = self._clock.mono() - started
             return True

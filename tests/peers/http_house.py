@@ -265,7 +265,7 @@ class House:
         self.catalog = FakeCatalog()
         self.checks = {"sip": True, "media": True}
         self.engine = create_async_engine(f"sqlite+aiosqlite:///{folder}/users.sqlite3")
-        self.store = UserStore(self.engine)
+        self.store = UserStore(self)
         self.metrics = Metrics(
             bus=self.bus,
             registry=self.registry,
