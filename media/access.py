@@ -177,7 +177,7 @@ class VideoAssembler:
         """Where each picture begins (bytes before its first slice belong to it) and whether it is a key frame."""
         begins, keys = [0], [False]
         if starts:
-            begins[0] = starts[0] - 1 if starts[0] and data[starts[0] - 1] == 0 else starts[0]
+            begins[0] = _code_start(data, starts[0])
         size = len(data)
         h264 = codec is Codec.H264
         sliced = False
@@ -201,7 +201,7 @@ class VideoAssembler:
                 key = 16 <= kind < 24
             if slice_data:
                 if first and sliced and not self._interlaced:
-                    begins.append(start if lead is None else lead)
+                    begins.append(_code_start(data, start) if lead is None else lead)
                     keys.append(False)
                     self.glued += 1
                 if h264 and not key and has_sps and first:
@@ -210,7 +210,7 @@ class VideoAssembler:
                 sliced, lead, has_sps = True, None, False
             else:
                 if sliced and lead is None:
-                    lead = start - 1 if data[start - 1] == 0 else start
+                    lead = _code_start(data, start)
                 has_sps = has_sps or kind == (nal.H264_SPS if h264 else nal.H265_SPS)
         return begins, keys, sliced
 
@@ -255,6 +255,11 @@ class VideoAssembler:
                 self._interlaced = nal.parse_sps_h264(unit).interlaced
             except nal.NalError:
                 continue
+
+
+def _code_start(data: bytes, at: int) -> int:
+    """Where the start code found at ``at`` begins, its optional leading zero included."""
+    return at - 1 if at and data[at - 1] == 0 else at
 
 
 def _intra_slice(data: bytes, at: int) -> bool:

@@ -250,7 +250,7 @@ class PsDemuxer:
         elif wanted:
             self._audio = bytearray(data[payload:end])
             if found is not None:
-                self._emit_audio(bytes(self._audio), self._open_id)
+                self._finish_audio()
         return end
 
     def _continue(self, data: bytes) -> int:
@@ -269,7 +269,8 @@ class PsDemuxer:
         elif self._open_id == self._video_id:
             self._append(data[:take])
         if finished:
-            self._close_open()
+            self._open = 0
+            self._finish_audio()
         return take
 
     def _close_open(self) -> None:
@@ -279,6 +280,9 @@ class PsDemuxer:
         if self._open > 0:
             self.truncated += 1
         self._open = 0
+        self._finish_audio()
+
+    def _finish_audio(self) -> None:
         if self._open_id < 0xE0 and self._audio:
             self._emit_audio(bytes(self._audio), self._open_id)
             self._audio = bytearray()

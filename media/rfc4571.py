@@ -148,13 +148,13 @@ class Deframer:
             after = start + prefix + size
             if after > self._end:
                 return
+            if not 200 <= self.buffer[start + prefix + 1] <= 207:
+                self.ssrc = bytes(self.buffer[start + prefix + 8 : start + prefix + 12])
             if self._plausible(after, prefix) is False and not self._changes_ssrc(after, prefix):
                 # The length was right but the next packet sits inside: a sender that overwrote its buffer.
                 self._start = start + prefix
                 self._lose()
                 return
-            if not 200 <= self.buffer[start + prefix + 1] <= 207:
-                self.ssrc = bytes(self.buffer[start + prefix + 8 : start + prefix + 12])
             spans.append((start + prefix, size))
             self._start = after
 
