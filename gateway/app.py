@@ -43,7 +43,6 @@ from gateway.storage.platforms import PlatformStore
 from gateway.storage.users import UserStore
 from gateway.storage.writer import Writer
 from sip.endpoint import Endpoint, Identity, Incoming, Limits
-from sip.errors import TransportFailed
 from sip.flow import Flow
 from sip.ids import SsrcPool
 from sip.transport import TransportLimits
@@ -277,7 +276,7 @@ class Gateway:
                 system=facts,
                 realm=settings.sip.domain,
                 checks={
-                    "sip": self._sip_open,
+                    "sip": lambda: self.endpoint.running,
                     "storage": lambda: not self.writer.counts.failing,
                     "media": lambda: bool(self.nodes.handles()),
                 },
@@ -302,13 +301,6 @@ class Gateway:
             },
             outcomes=lambda: self.dispatch.counts,
         )
-
-    def _sip_open(self) -> bool:
-        try:
-            self.endpoint.require_open()
-        except TransportFailed:
-            return False
-        return True
 
     @property
     def url(self) -> str:
