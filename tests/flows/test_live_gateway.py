@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from gateway_process import PASSWORD, free_ports
 from live_house import SERVER, until
 from scripted_camera import DOMAIN
@@ -219,6 +220,33 @@ async def test_sub_stream_of_a_recorder(gateway: Gateway) -> None:
         assert offers == ["a=streamnumber:0", "a=streamnumber:1"]
     finally:
         await recorder.stop()
+
+
+async def test_a_webrtc_viewer_sees_the_camera(gateway: Gateway) -> None:
+    device = camera(gateway, 10)
+    await registered(gateway, device)
+    browser = RTCPeerConnection()
+    try:
+        tracks: list[MediaStreamTrack] = []
+        browser.on("track", tracks.append)
+        browser.addTransceiver("video", direction="recvonly")
+        await browser.setLocalDescription(await browser.createOffer())
+        viewer_id, answer = await gateway.sessions.whep(
+            device.device_id, device.channel_id, browser.localDescription.sdp
+        )
+        await browser.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+        async with asyncio.timeout(30):
+            frame = await tracks[0].recv()
+        assert (frame.width, frame.height) == (320, 192)
+        session = gateway.sessions.find(device.device_id, device.channel_id)
+        assert session is not None
+        await until(lambda: session.info.viewers == 1)
+        assert await gateway.sessions.close_viewer(viewer_id)
+        await until(lambda: session.info.end_cause == "idle")
+        await until(lambda: not device.calls.running)
+    finally:
+        await browser.close()
+        await device.stop()
 
 
 async def test_h265_is_not_for_webrtc_without_h265(gateway: Gateway) -> None:
