@@ -179,6 +179,8 @@ class Metrics(Observer):
         self.requests_out = counter("sip_requests_sent", "SIP requests sent, repetitions aside.", "method")
         self.responses_in = counter("sip_responses_received", "SIP responses received.", "status")
         self.responses_out = counter("sip_responses_sent", "SIP responses sent, repetitions aside.", "status")
+        self._messages_in = _MessageCounts(self.requests_in, self.responses_in)
+        self._messages_out = _MessageCounts(self.requests_out, self.responses_out)
         self.retransmissions = counter(
             "sip_retransmissions",
             "Repeated SIP messages: of peers (in) or ours (out).",
@@ -299,10 +301,10 @@ class Metrics(Observer):
     # -- SIP observer ----------------------------------------------------------------------------------------
 
     def on_received(self, method_or_status: str, flow: Flow) -> None:
-        _count_message(self.requests_in, self.responses_in, method_or_status)
+        self._messages_in.count(method_or_status)
 
     def on_sent(self, method_or_status: str, destination: Flow | Target) -> None:
-        _count_message(self.requests_out, self.responses_out, method_or_status)
+        self._messages_out.count(method_or_status)
 
     def retransmitted(self, method: str, direction: Direction = "in") -> None:
         self.retransmissions.labels(_method(method), direction).inc()
@@ -380,11 +382,29 @@ def _method(method: str) -> str:
     return method if method in METHODS else "other"
 
 
-def _count_message(requests: Counter, responses: Counter, method_or_status: str) -> None:
-    if method_or_status[:1].isdigit():
-        responses.labels(method_or_status if method_or_status in STATUSES else "other").inc()
-    else:
-        requests.labels(_method(method_or_status)).inc()
+class _MessageCounts:
+    """Counts messages by method or status. Looking up a label costs more than the rest of the count, so it is done once."""
+
+    def __init__(self, requests: Counter, responses: Counter) -> None:
+        self._requests = requests
+        self._responses = responses
+        self._steps: dict[str, Callable[[], None]] = {}
+
+    def count(self, method_or_status: str) -> None:
+        step = self._steps.get(method_or_status)
+        if step is None:
+            step = self._learn(method_or_status)
+        step()
+
+    def _learn(self, method_or_status: str) -> Callable[[], None]:
+        """Remember the step of a label we know; what peers make up is ``other`` and takes no memory."""
+        if method_or_status[:1].isdigit():
+            known, family = STATUSES, self._responses
+        else:
+            known, family = METHODS, self._requests
+        if method_or_status not in known:
+            return family.labels("other").inc
+        return self._steps.setdefault(method_or_status, family.labels(method_or_status).inc)
 
 
 class MetricsServer:

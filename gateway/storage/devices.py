@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Row, delete, select
@@ -27,7 +27,7 @@ _LIMITS = {
     }
     for table in (devices, channels)
 }
-_PROFILE_FIELDS = {item.name for item in fields(Profile)}
+_PROFILE_FIELDS = tuple(item.name for item in fields(Profile))
 _TIMES = ("media_proof_at", "deleted_at", "added_at", "updated_at", "reported_at")
 LOAD_AT_ONCE = 500
 
@@ -44,7 +44,7 @@ def device_row(device: Device, secret: DeviceSecret | None) -> dict[str, Any]:
             "firmware": device.firmware,
             "edition": device.edition,
             "user_agent": device.user_agent,
-            "profile": asdict(device.profile),
+            "profile": {name: getattr(device.profile, name) for name in _PROFILE_FIELDS},
             "provisioned": device.provisioned,
             "ha1": secret.to_dict() if secret is not None else None,
             "state": device.state.value,
