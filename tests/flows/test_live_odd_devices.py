@@ -141,7 +141,9 @@ async def test_a_lost_bye_is_repeated_and_holds_nothing_up(nodes: Nodes) -> None
         assert first == second
         await stop  # after a few seconds without an answer the port and the SSRC are free all the same
         assert house.pool.leased == 0
-        assert list(house.journal) == [session.info.call_id]  # on record until the BYE is answered or given up
+        assert list(house.journal) == [
+            session.info.call_id
+        ]  # on record until the BYE is answered or given up
         device.answer(await device.receive("BYE", again=True), "481 Call/Transaction Does Not Exist")
         await until(lambda: not house.journal)
         sending.cancel()

@@ -49,7 +49,13 @@ asyncio.run(main())
 def settings(folder: Path) -> dict[str, Any]:
     sip, viewer, http, metrics = free_ports(4)
     return {
-        "sip": {"server_id": SERVER, "domain": DOMAIN, "host": "127.0.0.1", "port": sip, "allow_loopback": True},
+        "sip": {
+            "server_id": SERVER,
+            "domain": DOMAIN,
+            "host": "127.0.0.1",
+            "port": sip,
+            "allow_loopback": True,
+        },
         "media": {
             "transport": "udp",
             "viewer_host": "127.0.0.1",
