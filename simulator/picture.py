@@ -28,6 +28,10 @@ STRIP_BITS = 32
 LOOP_EPOCH = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 """The clock's start in a prepared loop: loops are the same bytes in every run."""
 
+CHINESE_FONTS = (
+    "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/truetype/wqy/wqy-microhei.ttc",
+)
 AUDIO_UNIT_S = 0.04
 AUDIO_RATE_HZ = 8000
 
@@ -147,7 +151,8 @@ class _Canvas:
             image = Image.fromarray(self.luma)
             size = max(14, self.height // 14)
             top = 2 * self._strip + size // 3
-            ImageDraw.Draw(image).text((size, top), label, fill=_WHITE, font=_font(size))
+            text, font = _written(label, size)
+            ImageDraw.Draw(image).text((size, top), text, fill=_WHITE, font=font)
             self.luma[:] = np.asarray(image)
 
     def _draw_glyphs(self) -> dict[str, Plane]:
@@ -193,6 +198,18 @@ class _Canvas:
         for position, character in enumerate(text):
             x = left + position * width
             self.luma[top : top + height, x : x + width] = self._glyphs[character]
+
+
+def _written(label: str, size: int) -> tuple[str, ImageFont.FreeTypeFont | ImageFont.ImageFont]:
+    """Text and font of a label. Without a Chinese font on this machine only what Pillow's own font has is drawn."""
+    if not label.isascii():
+        for path in CHINESE_FONTS:
+            try:
+                return label, ImageFont.truetype(path, size)
+            except OSError:
+                continue
+        label = "".join(character for character in label if character.isascii()).strip()
+    return label, _font(size)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
