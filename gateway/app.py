@@ -23,12 +23,14 @@ from gateway.services.cascade import Cascade
 from gateway.services.cascade_control import UpperCommands
 from gateway.services.cascade_invite import InviteRelay
 from gateway.services.cascade_items import ItemWriter
+from gateway.services.cascade_journal import UpperJournal
 from gateway.services.catalog import CatalogService
 from gateway.services.census import Census, division_names
 from gateway.services.control import Control
 from gateway.services.device_info import DeviceInfoService
 from gateway.services.liveness import Liveness
 from gateway.services.nodes import NodePlan, Nodes
+from gateway.services.provisioning import enter_platforms
 from gateway.services.registrar import Registrar
 from gateway.services.session_address import MediaAddress
 from gateway.services.session_journal import DialogJournal
@@ -244,6 +246,7 @@ class Gateway:
             clock=self.clock,
             division_name=lambda code: names.get(code, ""),
             healthy=lambda: bool(self.nodes.handles()),
+            journal=UpperJournal(journal=self.journal, endpoint=self.endpoint),
         )
         self.sessions.connect(sender_ended=relay.sender_ended)
         self.cascade.media_server = self.media_server
@@ -283,7 +286,7 @@ class Gateway:
             ),
             clock=self.clock,
         )
-        self.control.audit = self.http.audit.note
+        self.control.audit = self.upper_commands.audit = self.http.audit.note
         self.metrics.sources = Sources(
             nodes=self.nodes.handles,
             node_restarts=lambda: self.nodes.restarts,
@@ -385,6 +388,7 @@ class Gateway:
         """Uppers come last: what they ask for can be served. They hear of lost and regained media nodes."""
         self._stack.push_async_callback(self.cascade.close)
         await self.cascade.start()
+        await enter_platforms(self.cascade, self.settings.cascade.platforms)
         self.endpoint.on_connection_closed = self._connection_closed
         self.nodes.on_ready.append(lambda node: self.cascade.health_changed())
         self.nodes.on_lost.append(lambda node, cause: self.cascade.health_changed())

@@ -178,6 +178,8 @@ class UpperPlatform:
         self.heartbeats: list[tuple[float, KeepaliveNotify]] = []
         self.messages: list[tuple[Body, Incoming]] = []
         self.notifies: list[tuple[CatalogNotify, Request, float]] = []
+        self.ended: list[str] = []
+        """Why subscriptions ended without the upper's will."""
         self.refused = Counter[str]()
         self.pulls: list[Pull] = []
         self._port = port
@@ -472,7 +474,7 @@ class UpperPlatform:
             body=encode(query, charset=self.charset, edition=self.edition),
             content_type=CONTENT_TYPE,
             on_notify=self._notified,
-            on_end=lambda reason: None,
+            on_end=self.ended.append,
         )
         self._subscriptions.append(subscription)
         return subscription

@@ -31,6 +31,7 @@ from gateway.services.cascade_control import UpperCommands
 from gateway.services.cascade_ids import IdMap, Key
 from gateway.services.cascade_invite import ContactWriter, InviteRelay, subject_parts
 from gateway.services.cascade_items import ItemWriter
+from gateway.services.cascade_journal import UpperJournal
 from gateway.services.cascade_link import Requester, UpperLink
 from gateway.services.cascade_upper import Upper
 from gateway.services.session_third_party import MediaServerRole
@@ -114,6 +115,7 @@ class Cascade:
         random: Random | None = None,
         division_name: Callable[[str], str] = lambda code: "",
         healthy: Callable[[], bool] = lambda: True,
+        journal: UpperJournal | None = None,
     ) -> None:
         self._settings = settings
         self._identity = identity
@@ -130,6 +132,8 @@ class Cascade:
         self._random = random or Random()
         self._division_name = division_name
         self._healthy = healthy
+        self._journal = journal
+        self.relay.journal = journal
         self._was_healthy = True
         self._uppers: dict[str, Upper] = {}
         self._changing = asyncio.Lock()
@@ -146,6 +150,8 @@ class Cascade:
         self._serve()
         self._dispatch.peers.uppers = self
         known = await self._store.load()
+        if self._journal is not None:
+            self._spawn(self._journal.end_orphans())
         have = {stored.platform.platform_id for stored in known}
         for platform in configured_platforms(self._settings):
             if platform.platform_id not in have:
@@ -196,6 +202,7 @@ class Cascade:
             shares=shares,
             ids=ids,
             save_codes=lambda upper: self._store.put(upper.platform, upper.ids.recoded),
+            journal=self._journal,
         )
         self._uppers[platform.platform_id] = upper
         if platform.enabled:
@@ -203,6 +210,7 @@ class Cascade:
         return upper
 
     async def _finish(self, upper: Upper) -> None:
+        await upper.say_goodbye()
         upper.down()
         self._commands.gone(upper.link)
         self.relay.drop(upper.platform.platform_id, "platform_stopped")

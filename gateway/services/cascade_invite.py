@@ -19,6 +19,7 @@ from config.settings import CascadeSettings
 from gateway.clock import Clock
 from gateway.events import EventBus, FirstPicture
 from gateway.model import ChannelKind, Platform
+from gateway.services.cascade_journal import UpperJournal
 from gateway.services.cascade_link import UpperLink
 from gateway.services.cascade_tree import Entry, Tree
 from gateway.services.errors import PlayFailed
@@ -161,6 +162,8 @@ class InviteRelay:
         self._relays: dict[str, Relay] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.counts = RelayCounts()
+        self.journal: UpperJournal | None = None
+        """Set by the cascade: calls with uppers that must be ended after a crash."""
 
     def relays(self, platform_id: str) -> list[Relay]:
         """Relays to one upper, those being opened included."""
@@ -297,6 +300,9 @@ class InviteRelay:
             raise Refused(f"ended while being opened: {relay.over}", status=480)
         async with asyncio.timeout(self._settings.ack_guard_s):
             relay.dialog = await incoming.accept(answer, headers=self._headers(link, incoming))
+        if self.journal is not None:
+            self.journal.put(relay.dialog)
+            undo.callback(self.journal.remove, relay.dialog)
         self.counts.accepted += 1
         self._bus.publish(FirstPicture("upper", self._clock.mono() - began))
         if relay.over:

@@ -170,7 +170,7 @@ class CatalogFeed:
         link = self._link
         udp = link.target.transport == "udp"
         full_entries = link.platform.page_size_udp if udp else link.platform.page_size_tcp
-        lengths = ((item.event in ("ADD", "UPDATE"), self._encode([item])) for item in items)
+        lengths = ((item.event in ("ADD", "UPDATE"), self._encode([item]) if udp else b"") for item in items)
         empty = len(self._encode([]))
         cuts = list(
             batches(

@@ -9,10 +9,11 @@ from typing import Protocol
 
 from config.settings import CascadeSettings
 from gateway.clock import Clock
-from gateway.model import Platform, PlatformStatus, Share
+from gateway.model import Platform, PlatformState, PlatformStatus, Share
 from gateway.services.cascade_catalog import CatalogAnswers
 from gateway.services.cascade_ids import IdMap, Key
 from gateway.services.cascade_items import Facts, ItemWriter
+from gateway.services.cascade_journal import UpperJournal
 from gateway.services.cascade_link import UpperLink
 from gateway.services.cascade_subscriptions import MOST_SUBSCRIPTIONS, CatalogFeed
 from gateway.services.cascade_tree import Directory, Tree, View, build_tree_gently
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_SUBSCRIPTION_S = 600
 LONGEST_SUBSCRIPTION_S = 86_400
+GOODBYE_WAIT_S = 1.0
 REBUILD_PAUSE_S = 0.3
 """Changes that come together lead to one build of the catalog."""
 REBUILD_SHARE = 0.1
@@ -51,6 +53,7 @@ class Upper:
         shares: Iterable[Share],
         ids: IdMap,
         save_codes: Callable[[Upper], Awaitable[None]],
+        journal: UpperJournal | None = None,
     ) -> None:
         self.link = link
         self.ids = ids
@@ -58,6 +61,7 @@ class Upper:
         self._own_name, self._division_name = own_name, division_name
         self._registry, self._items, self._settings, self._clock = registry, items, settings, clock
         self._save_codes = save_codes
+        self._journal = journal
         self._shares: dict[Key, Share] = {(s.device_id, s.channel_id): s for s in shares}
         self._tree: Tree | None = None
         self._dirty = True
@@ -79,6 +83,8 @@ class Upper:
     def status(self, streams: int) -> PlatformStatus:
         status = self.link.status()
         status.subscriptions, status.streams = len(self._feeds), streams
+        if not self.platform.enabled:
+            status.state = PlatformState.DISABLED
         return status
 
     # -- catalog ---------------------------------------------------------------------------------------------
@@ -196,6 +202,8 @@ class Upper:
         )
         self._feeds[feed] = notifier
         notifier.on_end = lambda cause: self._feed_ended(feed, cause)
+        if self._journal is not None:
+            self._journal.put(notifier)
         feed.start()
         log.info(
             "upper subscribed platform_id=%s call_id=%s target=%s expires_s=%d",
@@ -209,7 +217,10 @@ class Upper:
             notifier.finish("unanswered")
 
     def _feed_ended(self, feed: CatalogFeed, cause: str) -> None:
-        if self._feeds.pop(feed, None) is not None:
+        notifier = self._feeds.pop(feed, None)
+        if notifier is not None:
+            if self._journal is not None:
+                self._journal.remove(notifier)
             log.info("upper subscription over platform_id=%s cause=%s", self.platform.platform_id, cause)
             self._spawn(feed.drop())
 
@@ -220,6 +231,19 @@ class Upper:
         for notifier in list(self._feeds.values()):
             notifier.finish("upper_offline")
         self._spawn(self.answers.drop())
+
+    async def say_goodbye(self) -> None:
+        """We leave of our own will: the last NOTIFY tells the upper to subscribe anew when we are back (RFC 6665 4.1.3)."""
+        last = [
+            asyncio.create_task(notifier.notify(b"", state="terminated", reason="deactivated"))
+            for notifier in self._feeds.values()
+            if self.link.online
+        ]
+        if last:
+            _, silent = await asyncio.wait(last, timeout=GOODBYE_WAIT_S)
+            for task in silent:
+                task.cancel()
+            await asyncio.gather(*last, return_exceptions=True)
 
     async def close(self) -> None:
         self.down()

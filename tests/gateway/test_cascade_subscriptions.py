@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from cascade_house import NVR, UPPER, CascadeHouse, camera, house, shares
+from cascade_house import NVR, UPPER, CascadeHouse, MemoryJournal, camera, house, shares
 
 from gateway.model import ChannelKind, DeviceKind
 from simulator.upper_platform import UpperPlatform
@@ -311,3 +311,32 @@ async def test_an_upper_that_subscribes_again_replaces_its_old_subscription(
     await upper.wait(lambda: upper.events())
     await asyncio.sleep(0.5)
     assert upper.events() == [("OFF", camera(1))]
+
+
+async def test_after_a_crash_the_upper_is_told_to_subscribe_anew(
+    county: CascadeHouse, upper: UpperPlatform
+) -> None:
+    county.recorder(1)
+    await county.join(upper)
+    subscription = await upper.subscribe_catalog()
+    await upper.wait(lambda: upper.notifies)
+    assert len(county.journal) == 1
+    await county.core.endpoint.close(0)  # no word to anybody
+    async with house(journal=MemoryJournal(county.journal)) as reborn:
+        await upper.wait(lambda: not subscription.active)
+        await upper.wait(lambda: not reborn.journal)
+    assert upper.ended == ["deactivated"]
+
+
+async def test_a_gateway_that_stops_says_so_in_a_last_notify(
+    county: CascadeHouse, upper: UpperPlatform
+) -> None:
+    county.recorder(1)
+    await county.join(upper)
+    subscription = await upper.subscribe_catalog()
+    await upper.wait(lambda: upper.notifies)
+    await county.cascade.close()
+    assert not subscription.active
+    assert upper.ended == ["deactivated"]
+    assert not county.journal
+    assert SERVER not in upper.lowers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from gateway.services.cascade_control import UpperCommands
 from gateway.services.cascade_ids import Key
 from gateway.services.cascade_invite import InviteRelay
 from gateway.services.cascade_items import ItemWriter
+from gateway.services.cascade_journal import UpperJournal
 from gateway.services.control import Control
 from gateway.services.errors import PlayCause, PlayFailed
 from gateway.services.session_address import MediaAddress
@@ -65,6 +67,19 @@ class MemoryStore:
         self.stored[platform_id].shares = list(wanted)
 
 
+class MemoryJournal(dict[tuple[str, str], dict[str, Any]]):
+    """The journal of a gateway that forgets nothing."""
+
+    def put(self, kind: str, key: str, state: dict[str, Any]) -> None:
+        self[kind, key] = json.loads(json.dumps(state))
+
+    def remove(self, kind: str, key: str) -> None:
+        self.pop((kind, key), None)
+
+    async def load(self, kind: str) -> dict[str, dict[str, Any]]:
+        return {key: state for (its_kind, key), state in self.items() if its_kind == kind}
+
+
 class NoPictures:
     """Sessions that refuse with ``failure`` after ``delay_s``; ``asked`` is what was wanted."""
 
@@ -92,10 +107,16 @@ class NoPictures:
 class CascadeHouse:
     """``core`` is the device side, ``cascade`` the upper side; ``audited`` what the audit log would hold."""
 
-    def __init__(self, settings: CascadeSettings = QUICK, store: MemoryStore | None = None) -> None:
+    def __init__(
+        self,
+        settings: CascadeSettings = QUICK,
+        store: MemoryStore | None = None,
+        journal: MemoryJournal | None = None,
+    ) -> None:
         self.core = Core(clock=Clock(), timers=FAST)
         self.registry, self.bus = self.core.registry, self.core.bus
         self.store = store or MemoryStore()
+        self.journal = journal if journal is not None else MemoryJournal()
         self.sessions = NoPictures()
         self.audited: list[tuple[str, str, str, str, str]] = []
         self.healthy = True
@@ -136,6 +157,7 @@ class CascadeHouse:
             items=ItemWriter(self.registry, manufacturer="Maker", model="GW-1"),
             store=self.store,
             healthy=lambda: self.healthy,
+            journal=UpperJournal(journal=self.journal, endpoint=self.core.endpoint),
         )
 
     def _audit(self, who: str, action: str, target: str, result: str, detail: str) -> None:
