@@ -76,8 +76,11 @@ class Headers:
         self._more: dict[str, list[str]] = {}
 
     @classmethod
-    def of_lines(cls, lines: list[str]) -> Headers:
-        """From unfolded wire lines ``Name: value``. A line without a colon is no header and is left out."""
+    def of_lines(cls, lines: list[str]) -> Headers | None:
+        """From wire lines ``Name: value``; a line without a colon is no header and is left out.
+
+        None when there are folded or blank lines among them, which have to be dealt with first.
+        """
         self = cls.__new__(cls)
         self._items = None
         self._lines = lines
@@ -86,9 +89,13 @@ class Headers:
         keys = _KEYS
         for line in lines:
             name, colon, value = line.partition(":")
-            if not colon:
-                continue
-            key = keys.get(name) or key_of(name)
+            key = keys.get(name)
+            if key is None:
+                if name[:1].isspace() or not (name or colon):
+                    return None
+                if not (name and colon):
+                    continue
+                key = key_of(name)
             if key in first:
                 more.setdefault(key, [first[key]]).append(value.strip())
             else:

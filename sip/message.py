@@ -193,6 +193,7 @@ _LINE = re.compile(r"\r\n|\n|\r")
 _FOLD = re.compile(r"(?:\r\n|\n|\r)[ \t]+")
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _RESPONSE_LINE = re.compile(r"SIP/2\.0[ \t]+([0-9]{3})(?:[ \t](.*))?$", re.DOTALL | re.IGNORECASE)
+_BLANKS = bytes(range(0x21))
 
 
 def parse(data: bytes) -> Request | Response:
@@ -200,61 +201,63 @@ def parse(data: bytes) -> Request | Response:
 
     Raises ParseError with a bounded label; status 505 for another SIP version.
     """
-    head, body_start, charset = split_head(data)
-    lines = _split_lines(head)
-    start = lines[0]
+    offset = 0 if data[:1] > b" " else len(data) - len(data.lstrip(_BLANKS))
+    end = data.find(b"\r\n\r\n", offset)
+    if end < 0:
+        return _parse_irregular(data, offset)
+    text, charset = decode_head(data[offset:end])
+    lines = text.split("\n")
+    headers = Headers.of_lines(lines[1:])
+    if headers is None or text.count("\r") not in (len(lines) - 1, 0):
+        return _parse_irregular(data, offset)
+    return _message(lines[0].rstrip("\r"), headers, charset, data[end + 4 :])
+
+
+def _parse_irregular(data: bytes, offset: int) -> Request | Response:
+    """Folded lines (RFC 3261 7.3.1), line feeds or carriage returns alone, no blank line at the end."""
+    text, body_start, charset = split_head(data, offset)
+    lines = _LINE.split(_FOLD.sub(" ", text))
+    headers = Headers.of_lines([line.strip() for line in lines[1:] if line.strip()])
+    if headers is None:
+        raise ParseError("header lines cannot be read", label="header")
+    return _message(lines[0], headers, charset, data[body_start:] if body_start else b"")
+
+
+def _message(start: str, headers: Headers, charset: str, rest: bytes) -> Request | Response:
     message = _response(start) if start[:8].upper() == "SIP/2.0 " else _request(start)
-    del lines[0]
-    headers = Headers.of_lines(lines)
     message.headers = headers
     message.charset = charset
-    rest = data[body_start:] if body_start else b""
     message.body = datagram_body(headers.index.get("content-length"), rest)
     return message
 
 
-def split_head(data: bytes) -> tuple[str, int, str]:
-    """Header block as text, start of the body (0 when no blank line came), and the charset of the block.
+def split_head(data: bytes, offset: int = 0) -> tuple[str, int, str]:
+    """Header block as text, start of the body (0 when no blank line came), and the charset of the block."""
+    match = _BLANK_LINE.search(data, offset)
+    end, body_start = (match.start(), match.end()) if match else (len(data), 0)
+    text, charset = decode_head(data[offset:end])
+    return text, body_start, charset
+
+
+def decode_head(head: bytes) -> tuple[str, str]:
+    """A header block as text and its charset. Raises ParseError (513) when it is above 16 KB.
 
     Bytes that are no UTF-8 are read as GB18030 when that is lossless, else as Latin-1, so that a header can
     be repeated in an answer byte by byte.
     """
-    if data[:1] <= b" ":
-        stripped = data.lstrip(bytes(range(0x21)))
-        offset = len(data) - len(stripped)
-    else:
-        offset = 0
-    end = data.find(b"\r\n\r\n", offset)
-    body_start = end + 4
-    if end < 0 or data.find(b"\n\n", offset, end) >= 0:
-        match = _BLANK_LINE.search(data, offset)
-        end, body_start = (match.start(), match.end()) if match else (len(data), 0)
-    if end - offset > MAX_HEADER_BYTES:
+    if len(head) > MAX_HEADER_BYTES:
         raise ParseError("header block too large", status=513, label="header_too_large")
-    head = data[offset:end]
     try:
-        return head.decode(), body_start, "utf-8"
+        return head.decode(), "utf-8"
     except UnicodeDecodeError:
         pass
     try:
         text = head.decode("gb18030")
         if text.encode("gb18030") == head:
-            return text, body_start, "gb18030"
+            return text, "gb18030"
     except UnicodeError:
         pass
-    return head.decode("latin-1"), body_start, "latin-1"
-
-
-def _split_lines(text: str) -> list[str]:
-    """Unfold continuation lines (RFC 3261 7.3.1) and split, whatever the line ends are."""
-    lines = text.split("\r\n")
-    if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
-        text = _LINE.sub("\r\n", text)
-        lines = text.split("\r\n")
-    if "\r\n " in text or "\r\n\t" in text:
-        text = _FOLD.sub(" ", text)
-        lines = text.split("\r\n")
-    return lines
+    return head.decode("latin-1"), "latin-1"
 
 
 def _request(line: str) -> Request:

@@ -14,6 +14,7 @@ from sip.headers import VIA, Headers, checked
 from sip.message import Request, split_head
 from sip.uri import split_outside
 
+_BLANKS = bytes(range(0x21))
 _COPIED = (("From", "from"), ("To", "to"), ("Call-ID", "call-id"), ("CSeq", "cseq"))
 _RPORT = re.compile(r";\s*rport(?:\s*=\s*\d*)?(?=\s*;|\s*$)", re.IGNORECASE)
 _RECEIVED = re.compile(r";\s*received\s*=[^;]*", re.IGNORECASE)
@@ -110,13 +111,14 @@ def request_of_garbage(data: bytes) -> Request | None:
 
     A response, an ACK, and anything without a Via, or with neither Call-ID nor CSeq, is met with silence.
     """
-    text, _, charset = split_head(data[:MAX_HEADER_BYTES])
-    lines = re.split(r"\r\n|\n|\r", text)
-    start = lines.pop(0)
+    text, _, charset = split_head(data.lstrip(_BLANKS)[:MAX_HEADER_BYTES])
+    start, *lines = re.split(r"\r\n|\n|\r", text)
     method = start.partition(" ")[0]
     if method.upper().startswith("SIP/") or method == "ACK" or "SIP/" not in start.upper():
         return None
-    headers = Headers.of_lines([line for line in lines if line[:1] not in (" ", "\t")])
+    headers = Headers.of_lines([line for line in lines if line and not line[0].isspace()])
+    if headers is None:
+        return None
     index = headers.index
     if "via" not in index or not ("call-id" in index or "cseq" in index):
         return None
