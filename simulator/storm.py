@@ -1,7 +1,8 @@
 """Very many light devices on a few UDP sockets: REGISTER with digest and heartbeats as ready-made bytes.
 
 No SIP stack behind it: a load on a registrar that costs the sender little. Answers are counted, losses are
-sent again with doubling pauses, latencies are kept.
+sent again with doubling pauses, latencies are kept. What the server asks is answered too: each device is a camera
+with itself as its only channel, and takes no subscription.
 """
 
 from __future__ import annotations
@@ -26,18 +27,29 @@ RETRY_S = (0.5, 1.0, 2.0, 4.0)
 _CALL = re.compile(rb"\r\n(?:Call-ID|i)\s*:\s*(\d+)-", re.IGNORECASE)
 _CSEQ = re.compile(rb"\r\nCSeq\s*:\s*(\d+)\s+([A-Z]+)", re.IGNORECASE)
 _CHALLENGE = re.compile(rb"\r\nWWW-Authenticate\s*:\s*([^\r\n]+)", re.IGNORECASE)
+_REQUEST = re.compile(rb"([A-Z]+) sips?:([^@;>\s]+)")
+_ECHOED = re.compile(rb"\r\n((?:Via|From|Call-ID|CSeq)\s*:[^\r\n]*)", re.IGNORECASE)
+_TO = re.compile(rb"\r\n(To\s*:[^\r\n]*)", re.IGNORECASE)
+_QUERY = re.compile(
+    rb"<Query>\s*<CmdType>(Catalog|DeviceInfo)</CmdType>\s*<SN>(\d{1,10})</SN>\s*<DeviceID>(\d{20})</DeviceID>"
+)
+_STATUS_OF = {b"MESSAGE": "200 OK", b"OPTIONS": "200 OK", b"SUBSCRIBE": "489 Bad Event"}
 _PARAM = re.compile(rb'(realm|nonce|qop|algorithm|opaque)\s*=\s*(?:"([^"]*)"|([^,\s]+))', re.IGNORECASE)
 
 
 @dataclass(slots=True)
 class StormCounts:
-    """What happened so far. ``statuses`` by (method, status); ``latency_s`` of answered exchanges in seconds."""
+    """What happened so far. ``statuses`` by (method, status); ``latency_s`` of answered exchanges in seconds.
+
+    ``asked`` counts the server's requests by method. Answers to its queries are in ``statuses`` as RESPONSE.
+    """
 
     sent: int = 0
     repeated: int = 0
     lost: int = 0
     unexpected: int = 0
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
+    asked: Counter[str] = field(default_factory=Counter)
     latency_s: array[float] = field(default_factory=lambda: array("d"))
 
     def percentile_s(self, share: float) -> float:
@@ -108,6 +120,7 @@ class Storm:
             )
             for index in range(count)
         ]
+        self._by_code = {device.code: device for device in self.devices}
         self._addresses = {sock: "{}:{}".format(*sock.getsockname()) for sock in self._sockets}
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._retries: deque[tuple[float, tuple[int, int]]] = deque()
@@ -140,9 +153,14 @@ class Storm:
 
     # -- what to do ---------------------------------------------------------------------------------------
 
-    async def register(self, *, rate: float = 0.0, timeout_s: float = 120.0) -> int:
-        """REGISTER every device once (with the answer to its challenge); how many are registered then."""
-        await self._each(self._register, rate, timeout_s)
+    async def register(
+        self, *, rate: float = 0.0, timeout_s: float = 120.0, only_missing: bool = False
+    ) -> int:
+        """REGISTER every device once (with the answer to its challenge); how many are registered then.
+
+        ``only_missing``: just those that are not registered, for another round after refusals and losses.
+        """
+        await self._each(self._register, rate, timeout_s, only_registered=False if only_missing else None)
         return self.registered
 
     async def beat(self, *, rate: float = 0.0, timeout_s: float = 120.0) -> int:
@@ -175,12 +193,12 @@ class Storm:
         rate: float,
         timeout_s: float,
         *,
-        only_registered: bool = False,
+        only_registered: bool | None = None,
     ) -> None:
         begin = time.monotonic()
         async with asyncio.timeout(timeout_s):
             for number, device in enumerate(self.devices):
-                if only_registered and not device.registered:
+                if only_registered is not None and device.registered is not only_registered:
                     continue
                 if rate and (ahead_s := number / rate - (time.monotonic() - begin)) > 0:
                     await asyncio.sleep(ahead_s)
@@ -213,9 +231,13 @@ class Storm:
 
     def _beat(self, device: LightDevice) -> None:
         device.sn += 1
+        self._say(device, "MESSAGE", "Notify", "Keepalive", device.sn, "<Status>OK</Status>")
+
+    def _say(self, device: LightDevice, label: str, root: str, cmd_type: str, sn: int, rest: str) -> None:
+        """A MESSAGE; ``label`` is the method it is counted under."""
         body = (
-            '<?xml version="1.0" encoding="GB2312"?>\r\n<Notify>\r\n<CmdType>Keepalive</CmdType>\r\n'
-            f"<SN>{device.sn}</SN>\r\n<DeviceID>{device.code}</DeviceID>\r\n<Status>OK</Status>\r\n</Notify>\r\n"
+            f'<?xml version="1.0" encoding="GB2312"?>\r\n<{root}>\r\n<CmdType>{cmd_type}</CmdType>\r\n'
+            f"<SN>{sn}</SN>\r\n<DeviceID>{device.code}</DeviceID>\r\n{rest}\r\n</{root}>\r\n"
         )
         data = self._head(
             device,
@@ -223,7 +245,7 @@ class Storm:
             f"<sip:{self.server_id}@{self.domain}>",
             f"Content-Type: Application/MANSCDP+xml\r\nContent-Length: {len(body)}\r\n\r\n{body}",
         )
-        self._send(device, "MESSAGE", data)
+        self._send(device, label, data)
 
     def _head(self, device: LightDevice, method: str, to: str, rest: str) -> bytes:
         device.cseq += 1
@@ -258,11 +280,14 @@ class Storm:
                 return
             except ConnectionRefusedError:
                 continue
-            self._answered(data)
+            if data.startswith(b"SIP/2.0 "):
+                self._answered(data)
+            else:
+                self._asked(sock, data)
 
     def _answered(self, data: bytes) -> None:
         call, cseq = _CALL.search(data), _CSEQ.search(data)
-        if not data.startswith(b"SIP/2.0 ") or call is None or cseq is None or not data[8:11].isdigit():
+        if call is None or cseq is None or not data[8:11].isdigit():
             self.counts.unexpected += 1
             return
         status = int(data[8:11])
@@ -286,12 +311,49 @@ class Storm:
             device.registered = status == 200 and pending.method == "REGISTER"
         elif status in (401, 403):
             device.registered = False
-        self._done()
+        self._done(pending)
 
-    def _done(self) -> None:
-        self._room.release()
+    def _done(self, pending: _Pending) -> None:
+        if pending.method != "RESPONSE":  # answers take no room
+            self._room.release()
         if not self._pending:
             self._idle.set()
+
+    def _asked(self, sock: socket.socket, data: bytes) -> None:
+        """A request of the server: answered in short, a catalog or information query with its answer behind."""
+        request, to = _REQUEST.match(data), _TO.search(data)
+        device = self._by_code.get(request[2].decode("ascii", "replace")) if request is not None else None
+        if request is None or to is None or device is None:
+            self.counts.unexpected += 1
+            return
+        self.counts.asked[request[1].decode()] += 1
+        status = _STATUS_OF.get(request[1], "405 Method Not Allowed")
+        tag = b"" if b";tag=" in to[1] else b";tag=s%d" % device.index
+        lines = [
+            b"SIP/2.0 " + status.encode(),
+            *_ECHOED.findall(data),
+            to[1] + tag,
+            b"Content-Length: 0",
+            b"",
+            b"",
+        ]
+        self._transmit(sock, b"\r\n".join(lines))
+        query = _QUERY.search(data)
+        if request[1] == b"MESSAGE" and query is not None:
+            self._respond(device, query[1].decode(), int(query[2]))
+
+    def _respond(self, device: LightDevice, cmd_type: str, sn: int) -> None:
+        if cmd_type == "DeviceInfo":
+            rest = "<Result>OK</Result><Manufacturer>Storm</Manufacturer><Model>light</Model><Firmware>1</Firmware>"
+        else:
+            rest = (
+                f'<SumNum>1</SumNum><DeviceList Num="1"><Item><DeviceID>{device.code}</DeviceID>'
+                f"<Name>camera {device.index}</Name><Manufacturer>Storm</Manufacturer><Model>light</Model>"
+                f"<CivilCode>{device.code[:6]}</CivilCode><Address>-</Address><Parental>0</Parental>"
+                f"<ParentID>{device.code}</ParentID><RegisterWay>1</RegisterWay><Secrecy>0</Secrecy>"
+                "<Status>ON</Status></Item></DeviceList>"
+            )
+        self._say(device, "RESPONSE", "Response", cmd_type, sn, rest)
 
     def _authorization(self, device: LightDevice, challenge: bytes) -> str:
         """Answer to an MD5 challenge, with or without qop (RFC 2617)."""
@@ -330,7 +392,7 @@ class Storm:
                 if pending.tries >= len(self._retry_s):
                     del self._pending[key]
                     self.counts.lost += 1
-                    self._done()
+                    self._done(pending)
                     continue
                 self.counts.repeated += 1
                 self._retries.append((now + self._retry_s[pending.tries], key))
