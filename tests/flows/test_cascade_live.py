@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,13 +19,14 @@ from gateway_process import free_ports
 from config.settings import Settings
 from gateway.app import Gateway
 from gateway.events import DeviceOffline
-from gateway.model import Platform
+from gateway.model import Platform, Share
 from simulator.camera import Camera, DeviceOptions, Faults, Pictures
 from simulator.nvr import Recorder
 from simulator.register import RegisterSettings
 from simulator.upper_platform import Pull, UpperPlatform
 from sip.errors import Rejected, RemoteError
 from sip.ids import format_ssrc
+from sip.ptz import Move, encode
 from sip.timers import Timers
 
 SERVER = "41018300002000000001"
@@ -150,7 +153,7 @@ async def nothing_left(gateway: Gateway) -> None:
     node = gateway.nodes.handles()[0]
     stats = await node.client.stats()
     assert (stats.streams, stats.senders) == (0, 0)
-    await until(lambda: not gateway.endpoint.counts["dialogs"] or gateway.subscriptions is not None)
+    assert not await gateway.journal.load("upper")
 
 
 def assert_healthy(pull: Pull) -> None:
@@ -423,13 +426,28 @@ async def test_an_upper_that_closes_its_media_connection_is_hung_up(
     await nothing_left(gateway)
 
 
+@pytest.mark.gb("G068")
+async def test_a_killed_media_core_is_told_at_once_and_its_relays_end(
+    gateway: Gateway, upper: UpperPlatform, camera: Camera
+) -> None:
+    """The next regular heartbeat is a minute away."""
+    pull = await upper.invite(CHANNEL)
+    await pull.media.wait_frames(5)
+    beats = len(upper.heartbeats)
+    os.kill(gateway.nodes.handles()[0].pid, signal.SIGKILL)
+    await upper.wait(lambda: "ERROR" in [body.status for _, body in upper.heartbeats[beats:]], timeout_s=10.0)
+    assert await asyncio.wait_for(pull.session.ended, 15.0) == "remote_bye"
+    await upper.wait(lambda: upper.heartbeats[-1][1].status == "OK", timeout_s=30.0)
+    again = await upper.invite(CHANNEL)
+    await again.media.wait_frames(5)
+    await again.close()
+    await nothing_left(gateway)
+
+
 @pytest.mark.gb("G260")
 async def test_a_mapped_channel_plays_and_moves_under_its_exported_code(
     gateway: Gateway, camera: Camera
 ) -> None:
-    from gateway.model import Share
-    from sip.ptz import Move, encode
-
     exported = "41010000001310009999"
     async with joined(gateway, share_all=False) as upper:
         await gateway.cascade.set_shares(UPPER, [Share(UPPER, CAMERA, CHANNEL, exported)])
