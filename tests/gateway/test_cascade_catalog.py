@@ -326,3 +326,27 @@ async def test_uppers_of_the_settings_are_taken_in_once() -> None:
         async with house(settings=settings, store=store) as county:
             assert [platform.domain for platform in county.cascade.records()] == ["4101000000"]
     assert store.writes == ["put"]
+
+
+@pytest.mark.gb("G261")
+async def test_a_connection_that_ends_is_noticed_without_a_heartbeat(county: CascadeHouse) -> None:
+    upper = county.upper(transport="tcp")
+    await upper.start()
+    await county.join(upper, heartbeat_interval_s=600)
+    await upper.restart()
+    await upper.wait_registered()
+    assert len(await upper.query_catalog()) == 3
+    await county.cascade.close()
+    await upper.stop()
+
+
+async def test_a_platform_switched_off_is_left_alone(county: CascadeHouse, upper: UpperPlatform) -> None:
+    platform = await county.join(upper)
+    await county.cascade.put_platform(replace(platform, enabled=False))
+    assert SERVER not in upper.lowers
+    assert county.cascade.platforms()[0].state == "disabled"
+    seen = len(upper.registers)
+    await asyncio.sleep(0.5)
+    assert len(upper.registers) == seen
+    await county.cascade.put_platform(platform)
+    await upper.wait_registered()

@@ -160,11 +160,16 @@ class CascadeHouse:
             journal=UpperJournal(journal=self.journal, endpoint=self.core.endpoint),
         )
 
+    def _connection_closed(self, flow: Flow) -> None:
+        self.core.liveness.connection_closed(flow)
+        self.cascade.connection_closed(flow)
+
     def _audit(self, who: str, action: str, target: str, result: str, detail: str) -> None:
         self.audited.append((who, action, target, result, detail))
 
     async def start(self) -> None:
         await self.core.start()
+        self.core.endpoint.on_connection_closed = self._connection_closed
         await self.cascade.start()
 
     async def close(self) -> None:
@@ -237,7 +242,3 @@ async def house(*uppers: UpperPlatform, **values: Any) -> AsyncIterator[CascadeH
 
 def shares(platform_id: str, *keys: Key) -> list[Share]:
     return [Share(platform_id, *key, "") for key in keys]
-
-
-def flow_to(port: int, local_port: int) -> Flow:
-    return Flow("udp", "127.0.0.1", port, "127.0.0.1", local_port)
