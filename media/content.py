@@ -219,7 +219,7 @@ class Content:
         self._gap = True
 
     def _close(self, now: float) -> None:
-        if self._pieces:
+        if self._pieces or self._count:
             self._hand_on(now, end=True)
         self._count = 0
 

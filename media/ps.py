@@ -111,7 +111,8 @@ class PsDemuxer:
             if self._lost:
                 found = data.find(_PACK_START, position)
                 if found < 0:
-                    self.skipped_bytes += size - position
+                    self._carry = data[max(position, size - 3) :]
+                    self.skipped_bytes += size - position - len(self._carry)
                     return
                 self.skipped_bytes += found - position
                 position, self._lost = found, False
