@@ -80,6 +80,9 @@ class Element(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    BY_CHILDREN: ClassVar[bool] = False
+    """Read an element of unknown name as the one whose children it has (quirk of some recorders)."""
+
     extras: dict[str, Any] = Field(default_factory=dict)
 
     def completed(self, edition: Edition) -> Self:

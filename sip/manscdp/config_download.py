@@ -46,7 +46,12 @@ class ConfigDownloadQuery(Body, root="Query", cmd_type="ConfigDownload", clause=
 class ConfigDownloadResponse(
     Body, root="Response", cmd_type="ConfigDownload", clause="A.2.6.9", checks=("G132", "G185")
 ):
-    """One or several of the asked types; a device may answer with several Responses of one SN."""
+    """One or several of the asked types; a device may answer with several Responses of one SN.
+
+    Some devices name the element otherwise than the type they were asked for: its children tell which it is.
+    """
+
+    BY_CHILDREN = True
 
     result: Annotated[str, Xml("Result", always=True, read=ok_error)] = "OK"
     basic_param: Annotated[BasicParam | None, Xml("BasicParam")] = None

@@ -54,6 +54,8 @@ class _Plan:
     groups: dict[str, _Plan] = field(default_factory=dict)
     texts: dict[str, _Field] = field(default_factory=dict)
     """Fields that share their name with a group and are meant where the element holds text alone."""
+    by_children: bool = False
+    """Elements of unknown name are matched by what is in them."""
 
 
 @dataclass(slots=True)
@@ -156,6 +158,8 @@ def _fill(
                     _add(extras, name, inner)
                 continue
             found = fields.get(lower) if group is None else plan.texts.get(lower)
+            if found is None and plan.by_children and len(child):
+                found = _alike(child, plan)
             if found is None:
                 if lower != "cmdtype" and (group is None or (child.text or "").strip()):
                     _add(extras, name, _extra(child, 2))
@@ -175,6 +179,20 @@ def _fill(
             continue
         values[found.attribute] = value
         seen.add(found.attribute)
+
+
+def _alike(node: etree._Element, plan: _Plan) -> _Field | None:
+    """The one element field whose children ``node`` has, when at least two and most of them fit."""
+    names = {_local(child.tag).lower() for child in node}
+    best, fitting = None, 1
+    for candidate in plan.fields.values():
+        if candidate.kind != "element":
+            continue
+        known = _model(cast("type[Element]", candidate.model)).plan.fields
+        count = len(names & known.keys())
+        if count > fitting and 2 * count > len(names):
+            best, fitting = candidate, count
+    return best
 
 
 def _read_special(
@@ -318,7 +336,7 @@ def _text(found: _Field, value: Any) -> str:
 @cache
 def _model(model: type[Element]) -> _Model:
     """Turn the marks of a model into reading and writing plans, once per class."""
-    plan, ordered, absent, lists = _Plan(), [], {}, []
+    plan, ordered, absent, lists = _Plan(by_children=model.BY_CHILDREN), [], {}, []
     for attribute, info in model.model_fields.items():
         absent[attribute] = "" if isinstance(info.default, str) else info.default
         marks = [mark for mark in info.metadata if isinstance(mark, Xml)]

@@ -135,6 +135,33 @@ async def test_unknown_methods_events_and_body_types() -> None:
         assert "MANSCDP" in kind.headers.get("Accept")
 
 
+@pytest.mark.gb("G080")
+async def test_the_content_type_is_written_exactly_and_read_in_any_case() -> None:
+    spellings = [
+        "Application/MANSCDP+xml",
+        "application/manscdp+xml",
+        "APPLICATION/MANSCDP+XML; charset=GB2312",
+    ]
+    async with core() as gateway, RawDevice(gateway.address) as device:
+        taken: list[int] = []
+
+        @gateway.dispatch.on(MediaStatusNotify)
+        async def note(peer: Peer, body: Body, incoming: Incoming) -> None:
+            taken.append(body.sn)
+
+        await device.register()
+        for number, spelling in enumerate(spellings, start=1):
+            body = encode(MediaStatusNotify(sn=number, device_id=NVR, notify_type="121"))
+            assert (await device.message(body, content_type=spelling)).status == 200
+        await until(lambda: taken == [1, 2, 3])
+    async with core() as gateway, ScriptedDevice(gateway.address) as device:
+        await device.register()
+        await gateway.dispatch.send(gateway.registry.devices[NVR], DeviceInfoQuery(sn=1, device_id=NVR))
+        await until(lambda: any(request.body for request in device.requests))
+        sent = next(request for request in device.requests if request.body)
+        assert sent.headers.get("Content-Type") == "Application/MANSCDP+xml"
+
+
 async def test_methods_nobody_handles_yet() -> None:
     async with core() as gateway, RawDevice(gateway.address) as device:
         await device.register()
