@@ -136,7 +136,7 @@ class HttpServer:
             result = "abandoned"
             raise
         except Exception as error:
-            cause = getattr(error, "cause", None)
+            cause = getattr(error, "cause", None) or getattr(error, "code", None)
             result = str(getattr(cause, "value", cause) or "internal")
             raise
         finally:

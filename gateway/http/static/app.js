@@ -50,13 +50,20 @@ class Frame {
       if (active) tab.setAttribute("aria-current", "page");
       else tab.removeAttribute("aria-current");
     }
-    if (!this.views[name]) {
-      this.views[name] = new VIEWS[name](this.me, this.events);
-      this.main.append(this.views[name].element);
-    }
+    this.view(name);
     for (const [key, view] of Object.entries(this.views)) view.element.hidden = key !== name;
     this.current = this.views[name];
     this.current.load();
+  }
+
+  /** The view of this name, made when it is first needed. */
+  view(name) {
+    if (!this.views[name]) {
+      this.views[name] = new VIEWS[name](this.me, this.events);
+      this.views[name].element.hidden = true;
+      this.main.append(this.views[name].element);
+    }
+    return this.views[name];
   }
 
   async count() {
@@ -94,7 +101,7 @@ class Frame {
     await this.close();
     setLanguage(language() === "zh" ? "en" : "zh");
     frame = new Frame(this.me);
-    frame.views.live?.restore(shown);
+    if (shown.length) frame.view("live").restore(shown);
   }
 
   async changePassword() {
@@ -111,7 +118,8 @@ class Frame {
 
 function showLogin() {
   frame = null;
-  const name = h("input", { id: "login-name", autocomplete: "username", autofocus: true, spellcheck: false, required: true });
+  localStorage.removeItem("logged-in");
+  const name = h("input", { id: "login-name", autocomplete: "username", spellcheck: false, required: true });
   const password = h("input", { id: "login-password", type: "password", autocomplete: "current-password", required: true });
   const fault = h("p", { class: "form-error", role: "alert" });
   const button = h("button", { type: "submit", class: "btn primary block" }, t("login"));
@@ -137,7 +145,10 @@ function showLogin() {
   name.focus();
 }
 
-function enter(me) { frame = new Frame(me); }
+function enter(me) {
+  localStorage.setItem("logged-in", "yes");
+  frame = new Frame(me);
+}
 
 session.addEventListener("ended", async () => {
   if (!frame) return;
@@ -149,4 +160,6 @@ session.addEventListener("ended", async () => {
 window.addEventListener("pagehide", () => { frame?.close(); });
 window.addEventListener("hashchange", () => { const name = location.hash.slice(1); if (frame && name in VIEWS) frame.go(name); });
 
-api("GET", "/api/me").then(enter, showLogin);
+// Without a log-in of this browser on record there is no need to ask who it is.
+if (localStorage.getItem("logged-in")) api("GET", "/api/me").then(enter, showLogin);
+else showLogin();

@@ -1,7 +1,7 @@
 // Forms in dialogs: fields from a description, faults shown at the field that the gateway named.
 
 import { clear, dialog, h, toast } from "./dom.js";
-import { problemText, t } from "./i18n.js";
+import { faultText, problemText, t } from "./i18n.js";
 
 let serial = 0;
 
@@ -39,7 +39,7 @@ export function ask(title, fields, submit, { label = t("save"), wide = false, in
         for (const entry of error.errors || []) {
           const found = inputs.get(entry.field) || inputs.get(entry.field.split(".").pop());
           if (!found) continue;
-          found.fault.textContent = entry.detail;
+          found.fault.textContent = faultText(entry);
           found.input.setAttribute("aria-invalid", "true");
           placed = true;
         }

@@ -7,20 +7,21 @@ const WORDS = {
   first_hint: ["首次启动时，管理员 admin 的随机密码会打印在网关的终端里。", "On first start the gateway prints a random password for admin in its terminal."],
   live: ["实时预览", "Live"], devices: ["设备", "Devices"], platforms: ["上级平台", "Upper platforms"], sessions: ["会话", "Sessions"], system: ["系统", "System"],
   cameras: ["摄像机", "Cameras"], channels: ["通道", "Channels"], by_device: ["按设备", "By device"], by_division: ["按区划", "By division"],
-  search_channel: ["搜索通道名称或编码", "Search channel name or code"], nothing_found: ["没有找到", "Nothing found"], more: ["更多…", "More …"],
+  search_channel: ["搜索通道名称或编码", "Search name or code"], nothing_found: ["没有找到", "Nothing found"], more: ["更多…", "More …"],
   empty_tree: ["还没有设备。把摄像机的 SIP 服务器指向本网关，或在“设备”里录入。", "No devices yet. Point a camera's SIP server at this gateway, or enter it under Devices."],
   unassigned: ["未划分", "Unassigned"], online: ["在线", "Online"], offline: ["离线", "Offline"], all: ["全部", "All"],
   slot: ["画面", "View"], pick: ["点选窗口，再点左侧通道", "Pick a view, then a channel on the left"], opening: ["正在打开…", "Opening …"],
   reconnecting: ["正在重连…", "Reconnecting …"], retry: ["重试", "Retry"], close: ["关闭", "Close"], mute: ["静音", "Mute"], unmute: ["打开声音", "Sound on"],
   snapshot: ["抓图", "Snapshot"], fullscreen: ["全屏", "Full screen"], single: ["单画面", "One view"], quad: ["四画面", "Four views"], stop_all: ["全部停止", "Stop all"],
-  first_picture: ["首帧", "First picture"], codec_unsupported: ["浏览器不能解码", "The browser cannot decode"],
+  first_picture: ["首帧", "First picture"], codec_unsupported: ["此浏览器不能解码", "This browser cannot decode"], codec_hint: ["换用支持该格式硬件解码的浏览器，或把摄像机改为 H.264。", "Use a browser with hardware decoding for it, or set the camera to H.264."],
+  catalog_state: ["目录状态", "Catalog says"], maker_model: ["厂商", "Maker"], division: ["行政区划", "Division"],
   ptz: ["云台控制", "PTZ"], speed: ["速度", "Speed"], zoom: ["变倍", "Zoom"], focus: ["聚焦", "Focus"], iris: ["光圈", "Iris"], preset: ["预置位", "Preset"],
   call: ["调用", "Go to"], set: ["设置", "Set"], remove: ["删除", "Delete"], ptz_hint: ["按住转动，松开停止；方向键亦可", "Hold to move, release to stop; arrow keys work too"],
   ptz_none: ["先打开一个画面", "Open a picture first"], ptz_viewer: ["观看者不能控制云台", "Viewers cannot control cameras"],
   left: ["左", "Left"], right: ["右", "Right"], up: ["上", "Up"], down: ["下", "Down"], up_left: ["左上", "Up left"], up_right: ["右上", "Up right"],
   down_left: ["左下", "Down left"], down_right: ["右下", "Down right"], stop: ["停止", "Stop"], near: ["近", "Near"], far: ["远", "Far"], open: ["开", "Open"],
-  picture: ["画面信息", "Picture"], codec: ["编码", "Codec"], protocol: ["协议", "Protocol"], bitrate: ["码率", "Bitrate"], rate: ["帧率", "Frame rate"], resolution: ["分辨率", "Resolution"],
-  device: ["设备", "Device"], channel: ["通道", "Channel"], code: ["编码", "Code"], state: ["状态", "State"], transport: ["传输", "Transport"], loss: ["丢包", "Loss"],
+  picture: ["画面信息", "Picture"], codec: ["音视频格式", "Codec"], protocol: ["协议", "Protocol"], bitrate: ["码率", "Bitrate"], rate: ["帧率", "Frame rate"], resolution: ["分辨率", "Resolution"],
+  device: ["设备", "Device"], channel: ["通道", "Channel"], code: ["国标编码", "Code"], state: ["状态", "State"], transport: ["传输", "Transport"], loss: ["丢包", "Loss"],
   events: ["事件", "Events"], no_events: ["还没有事件", "No events yet"], link_lost: ["与网关的连接断开", "Link to the gateway lost"], link_good: ["实时更新", "Live updates"],
   add_device: ["录入设备", "Add device"], edit_device: ["编辑设备", "Edit device"], search_device: ["搜索编码、名称、厂商、地址", "Search code, name, maker, address"], name: ["名称", "Name"], maker: ["厂商 / 型号", "Maker / model"],
   address: ["地址", "Address"], edition: ["版本", "Edition"], last_seen: ["最近消息", "Last seen"], reason: ["原因", "Reason"], actions: ["操作", "Actions"],
@@ -32,7 +33,7 @@ const WORDS = {
   delete_platform: ["注销并删除这个上级平台？", "Log out and delete this upper platform?"], last_response: ["最近应答", "Last answer"], registered_at: ["注册时间", "Registered"],
   next_try: ["下次尝试", "Next try"], subscriptions: ["订阅", "Subscriptions"], streams: ["取流", "Streams"], shared: ["共享通道", "Shared"], share_all: ["共享全部通道", "Share all channels"],
   shares: ["共享选择", "Shares"], selected: ["已选", "Selected"], select_page: ["选择本页", "Select page"], exported: ["对上编码", "Code upward"], enable: ["启用", "Enable"], disable: ["停用", "Disable"], enabled: ["启用", "Enabled"],
-  platform_id: ["平台编码（20 位）", "Platform code (20 digits)"], device_id: ["设备编码（20 位）", "Device code (20 digits)"], domain: ["SIP 域", "SIP domain"], host: ["主机地址", "Host"], port: ["端口", "Port"],
+  platform_id: ["平台编码（20 位）", "Platform code (20 digits)"], device_id: ["设备编码（20 位）", "Device code (20 digits)"], domain: ["SIP 域", "SIP domain"], domain_hint: ["空：编码的前十位", "empty: the first ten digits of the code"], host: ["主机地址", "Host"], port: ["端口", "Port"],
   our_id: ["本级编码（空：默认）", "Our code (empty: default)"], digest_user: ["认证用户名（空：本级编码）", "Digest user (empty: our code)"], expires: ["注册有效期（秒）", "Registration (s)"], heartbeat: ["心跳（秒）", "Heartbeat (s)"], rights: ["权限", "Rights"], max_streams: ["并发上限（0 不限）", "Stream limit (0: none)"],
   viewers: ["观看", "Viewers"], uppers: ["上级", "Uppers"], started: ["开始", "Started"], no_sessions: ["现在没有媒体会话。", "No media sessions now."], stop_session: ["停止会话", "Stop session"],
   server: ["本级信息", "This gateway"], server_id: ["SIP 服务器编码", "SIP server code"], sip_address: ["SIP 地址", "SIP address"], version: ["版本", "Version"], uptime: ["已运行", "Uptime"], nodes: ["媒体节点", "Media nodes"], free_ports: ["空闲端口", "Free ports"], lag: ["延迟", "Lag"],
@@ -82,6 +83,23 @@ export function reasonText(text) {
   match = /^reported (\w+)$/.exec(text);
   if (match) return index ? `reported ${match[1]}` : `上报状态 ${match[1]}`;
   return word(text);
+}
+
+const FAULTS = [
+  [/match pattern/, () => "格式不正确"], [/Field required/, () => "必填"], [/at least (\d+) char/, (m) => `至少 ${m[1]} 个字符`], [/at most (\d+) char/, (m) => `最多 ${m[1]} 个字符`],
+  [/greater than or equal to ([\d.]+)/, (m) => `不小于 ${m[1]}`], [/less than or equal to ([\d.]+)/, (m) => `不大于 ${m[1]}`], [/valid (integer|number)/, () => "应为数字"], [/exists already/, () => "已存在"],
+  [/no such channel/, () => "没有这个通道"], [/too easy/, () => "密码太简单"], [/8 to 256/, () => "密码应为 8 至 256 个字符"], [/current password is wrong/, () => "当前密码不正确"],
+];
+
+/** What is wrong with one field, in the page's language. */
+export function faultText({ field, detail }) {
+  const text = detail.startsWith(`${field}: `) ? detail.slice(field.length + 2) : detail;
+  if (index) return text;
+  for (const [pattern, say] of FAULTS) {
+    const match = pattern.exec(text);
+    if (match) return say(match);
+  }
+  return text;
 }
 
 export function problemText(error) {

@@ -2,7 +2,7 @@
 
 import { api, query } from "./api.js";
 import { clear, h } from "./dom.js";
-import { t, word } from "./i18n.js";
+import { reasonText, t } from "./i18n.js";
 import { PtzPad } from "./ptz.js";
 import { Ticker } from "./ticker.js";
 import { Tree } from "./tree.js";
@@ -17,7 +17,9 @@ export class LiveView {
     this.ticker = new Ticker((device, channel) => this.names.get(channel || device));
     this.facts = h("dl", { class: "facts narrow" });
     this.info = h("section", { class: "panel info-panel" }, h("h3", {}, t("picture")), this.facts);
-    this.element = h("div", { class: "live" }, this.tree.element, h("div", { class: "center" }, this.wall.element, this.ticker.element), h("aside", { class: "right" }, this.ptz.element, this.info));
+    this.about = h("dl", { class: "facts narrow" });
+    this.aboutPanel = h("section", { class: "panel info-panel", hidden: true }, h("h3", {}, t("channel")), this.about);
+    this.element = h("div", { class: "live" }, this.tree.element, h("div", { class: "center" }, this.wall.element, this.ticker.element), h("aside", { class: "right" }, this.ptz.element, this.info, this.aboutPanel));
     this.tree.addEventListener("open", ({ detail }) => { this.names.set(detail.channel_id, detail.name); this.wall.showNext(detail); this.#picked(); });
     this.wall.addEventListener("pick", () => this.#picked());
     this.wall.addEventListener("change", () => this.#picked());
@@ -51,10 +53,29 @@ export class LiveView {
     const channel = tile && tile.channel;
     clear(this.facts,
       fact(t("channel"), channel && channel.name), fact(t("code"), channel && h("code", {}, channel.channel_id)),
-      fact(t("codec"), channel && f.codec && word(f.codec)), fact(t("protocol"), channel && f.protocol),
+      fact(t("codec"), channel && f.codec), fact(t("protocol"), channel && f.protocol),
       fact(t("resolution"), channel && f.width && `${f.width} × ${f.height}`),
       fact(t("bitrate"), channel && f.kbps !== undefined && rate(f.kbps)), fact(t("rate"), channel && f.fps !== undefined && `${f.fps} fps`),
       fact(t("first_picture"), channel && f.firstMs && `${f.firstMs} ms`));
+    if (channel?.channel_id !== this.described?.channel_id || channel?.device_id !== this.described?.device_id) this.#describe(channel);
+  }
+
+  /** What the catalog says of the picked channel, and why it counts as online or not. */
+  async #describe(channel) {
+    this.described = channel;
+    clear(this.about);
+    this.about.parentElement.hidden = true;
+    if (!channel) return;
+    try {
+      const c = await api("GET", `/api/channels/${channel.channel_id}${query({ device_id: channel.device_id })}`);
+      if (this.described !== channel) return;
+      const fact = (name, value) => h("div", { class: "fact" }, h("dt", {}, name), h("dd", {}, value || "—"));
+      clear(this.about,
+        fact(t("state"), h("span", { class: c.online ? "" : "bad" }, t(c.online ? "online" : "offline"))), fact(t("catalog_state"), c.evidence.reported),
+        !c.online && fact(t("reason"), reasonText(c.evidence.reason)), fact(t("device"), this.names.get(c.device_id) || c.device_id),
+        fact(t("maker_model"), [c.manufacturer, c.model].filter(Boolean).join(" ")), fact(t("division"), c.civil_code), fact(t("address"), c.address));
+      this.about.parentElement.hidden = false;
+    } catch { /* a camera without a catalog has nothing to tell */ }
   }
 
   shown() { return this.wall.playing(); }

@@ -177,12 +177,16 @@ export class Player extends EventTarget {
     }, 1000);
   }
 
-  /** Stay near the live edge; the tab may have slept, or the network stalled. */
+  /** Stay near the live edge: the tab may have slept, the network stalled, or lost pictures left a hole. */
   #chase(buffer, end) {
     const video = this.video;
-    if (video.currentTime < buffer.buffered.start(0)) video.currentTime = buffer.buffered.start(0);
+    const ranges = buffer.buffered;
+    const last = ranges.start(ranges.length - 1);
     const behind = end - video.currentTime;
-    if (behind > MAX_BEHIND_S) video.currentTime = Math.max(end - 0.4, buffer.buffered.start(buffer.buffered.length - 1));
+    let within = false;
+    for (let i = 0; i < ranges.length; i += 1) within ||= video.currentTime >= ranges.start(i) && video.currentTime < ranges.end(i) - 0.12;
+    if (!within && last > video.currentTime) video.currentTime = last + 0.02; // over the hole
+    else if (behind > MAX_BEHIND_S) video.currentTime = Math.max(end - 0.4, last);
     else if (behind > 1.2) video.playbackRate = 1.08;
     else if (behind < 0.7) video.playbackRate = 1;
   }
@@ -245,22 +249,25 @@ export class Player extends EventTarget {
     if (turn !== this.turn) throw new DOMException("stopped", "AbortError");
   }
 
+  /** Lets go of everything of this turn; what a later turn opens is never touched. */
   async #release() {
+    const { abort, pc, socket, url, viewer } = this;
     clearInterval(this.timer);
     this.playing = false;
-    if (this.abort) this.abort.abort();
-    this.abort = null;
-    if (this.pc) { this.pc.onconnectionstatechange = null; this.pc.close(); }
-    this.pc = null;
-    if (this.socket) { this.socket.onclose = null; this.socket.close(); }
-    this.socket = null;
+    this.abort = this.pc = this.socket = this.url = this.viewer = null;
+    if (abort) abort.abort();
+    if (pc) pc.onconnectionstatechange = pc.oniceconnectionstatechange = null;
+    if (socket) { socket.onclose = socket.onmessage = null; socket.close(); }
     this.video.srcObject = null;
-    if (this.url) { URL.revokeObjectURL(this.url); this.url = null; }
     this.video.removeAttribute("src");
     this.video.load();
-    const viewer = this.viewer;
-    this.viewer = null;
-    if (viewer) await api("DELETE", viewer, null, { keepalive: true }).catch(() => {});
+    if (url) URL.revokeObjectURL(url);
+    // The gateway hears of the end before the connection closes; a page that goes away does not wait for the answer.
+    if (viewer) {
+      const told = api("DELETE", viewer, null, { keepalive: true }).catch(() => {});
+      await Promise.race([told, new Promise((resolve) => setTimeout(resolve, 400))]);
+    }
+    if (pc) pc.close();
   }
 
   #tell(name, detail = null) { this.dispatchEvent(new CustomEvent(name, { detail })); }

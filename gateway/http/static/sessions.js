@@ -14,7 +14,7 @@ export class SessionsView {
       { title: t("channel"), cell: (s) => h("div", { class: "two-lines" }, h("strong", {}, s.channel_name || "—"), h("code", {}, s.channel_id)) },
       { title: t("device"), cell: (s) => h("code", {}, s.device_id) },
       { title: t("transport"), cell: (s) => word(s.transport) },
-      { title: t("codec"), cell: (s) => [s.video_codec, s.audio_codec].filter(Boolean).join(" + ") || "—" },
+      { title: t("codec"), cell: (s) => [s.video_codec, s.audio_codec].filter(Boolean).join(" + ").toUpperCase() || "—" },
       { title: "SSRC", cell: (s) => h("code", {}, s.ssrc || "—") },
       { title: t("first_picture"), class: "num", cell: (s) => (s.first_picture_s === null ? "—" : `${Math.round(s.first_picture_s * 1000)} ms`) },
       { title: t("viewers"), class: "num", cell: (s) => String(s.viewers) },

@@ -4,7 +4,7 @@ import { clear, h } from "./dom.js";
 import { clockTime, eventWord, reasonText, t, word } from "./i18n.js";
 
 const KEEP = 80;
-const SILENT = new Set(["device_registered", "device_changed", "channel_changed"]);
+const SILENT = new Set(["device_registered", "device_changed", "channel_changed", "first_picture"]);
 const KIND = {
   device_online: "on", device_offline: "off", device_fault: "warn", device_conflict: "warn", channel_conflict: "warn", catalog_shrank: "warn", catalog_fault: "warn",
   session_failed: "off", media_fault: "warn", alarm_raised: "warn", security_event: "off", dropped: "warn", session_started: "info", first_picture: "info",
@@ -43,10 +43,9 @@ function detail(name, data) {
   switch (name) {
     case "device_offline": case "device_online": return word(data.cause === "heartbeat" ? "heartbeat_" : data.cause);
     case "channel_status": return `${word(data.status)} ${reasonText(data.reason)}`;
-    case "session_started": return [data.info.video_codec, word(data.info.transport)].filter(Boolean).join(" · ");
+    case "session_started": return [data.info.video_codec.toUpperCase(), word(data.info.transport), data.info.first_picture_s && `${t("first_picture")} ${Math.round(data.info.first_picture_s * 1000)} ms`].filter(Boolean).join(" · ");
     case "session_ended": return word(data.info.end_cause);
     case "session_failed": return `${word(data.cause)}`;
-    case "first_picture": return `${Math.round(data.seconds * 1000)} ms`;
     case "platform_changed": return [word(data.status.state), data.status.last_response].filter(Boolean).join(" · ");
     case "catalog_collected": return `${data.items}/${data.sum_num || data.items}`;
     case "media_fault": return `${data.kind} ${data.detail}`;

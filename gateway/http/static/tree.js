@@ -5,7 +5,9 @@ import { clear, debounce, h, icon } from "./dom.js";
 import { problemText, reasonText, t } from "./i18n.js";
 
 const LEVEL = 500;
-const GLYPH = { device: "recorder", division: "folder", business_group: "folder", virtual_organisation: "folder", system: "folder" };
+/** What can be watched; microphones, loudspeakers and alarm inputs cannot. */
+const WATCHABLE = new Set(["camera", "device", "other"]);
+const GLYPH = { audio_in: "speaker", audio_out: "speaker", alarm: "bell", device: "recorder", division: "folder", business_group: "folder", virtual_organisation: "folder", system: "folder" };
 
 /** Event "open" with a channel {device_id, channel_id, name, ptz_type}. */
 export class Tree extends EventTarget {
@@ -57,9 +59,15 @@ export class Tree extends EventTarget {
 
   /** A small house is shown opened. */
   async #openFirst() {
-    const nodes = [...this.list.querySelectorAll(":scope > .tree-node")];
+    let nodes = [...this.list.querySelectorAll(":scope > .tree-node")];
     if (nodes.length > 12) return;
-    for (const node of nodes) if (!node.classList.contains("leaf") && node.dataset.online === "true") await this.#expand(node);
+    while (nodes.length) {
+      const asked = this.asked;
+      const folded = nodes.filter((node) => !node.classList.contains("leaf") && node.dataset.online === "true");
+      for (const node of folded) await this.#expand(node);
+      if (asked !== this.asked || folded.length !== 1) return;
+      nodes = [...folded[0].querySelectorAll(":scope > ul > .tree-node")];
+    }
   }
 
   async #found(text) {
@@ -84,7 +92,7 @@ export class Tree extends EventTarget {
   }
 
   #node(node, depth) {
-    const playable = Boolean(node.channel_id) && node.leaf;
+    const playable = Boolean(node.channel_id) && node.leaf && WATCHABLE.has(node.kind);
     const label = node.label === "unassigned" ? t("unassigned") : node.label;
     const count = node.total_count !== null && node.total_count !== undefined
       ? h("span", { class: "tree-count" }, `${node.online_count}/${node.total_count}`) : null;
@@ -106,7 +114,7 @@ export class Tree extends EventTarget {
     row.addEventListener("click", () => {
       this.#focus(row);
       if (playable) this.#play(node);
-      else this.#toggle(item);
+      else if (!node.leaf) this.#toggle(item);
     });
     return item;
   }

@@ -153,11 +153,13 @@ class Tile {
 
   #failed(error) {
     this.element.dataset.state = "failed";
-    const text = error.cause === "codec_unsupported" ? `${t("codec_unsupported")} ${error.message}` : problemText(error);
+    const undecodable = error.cause === "codec_unsupported";
+    const text = undecodable ? `${t("codec_unsupported")} ${codecName(error.message)}` : problemText(error);
+    const more = undecodable ? t("codec_hint") : error.message !== text && error.cause !== error.message ? error.message : "";
     clear(
       this.message,
       h("span", { class: "tile-error" }, text),
-      error.message && error.message !== text && h("small", { class: "tile-detail" }, error.message),
+      more && h("small", { class: "tile-detail" }, more),
       h("button", { type: "button", class: "btn small", onclick: (event) => { event.stopPropagation(); this.open(this.channel); } }, icon("refresh"), t("retry")),
     );
     clear(this.badges);
@@ -175,5 +177,7 @@ class Tile {
 
   #changed() { if (this.wall.current === this) this.wall.dispatchEvent(new Event("change")); }
 }
+
+const codecName = (text) => (/^h(vc|ev)1/.test(text) ? "H.265" : text);
 
 export const rate = (kbps) => (kbps >= 1000 ? `${(kbps / 1000).toFixed(1)} Mbit/s` : `${kbps} kbit/s`);
