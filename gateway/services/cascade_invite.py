@@ -281,7 +281,7 @@ class InviteRelay:
             raise Refused("the session has no node", status=503)
         client = session.node.client
         ssrc = self._ssrc(link.platform, wish.offer.ssrc, undo)
-        payload = _payload(wish.offer, session)
+        payload = relay_payload(wish.offer, session)
         sender = await client.open_sender(
             SenderSpec(
                 sender_id=relay.relay_id,
@@ -489,12 +489,13 @@ def format_text(stats: StreamStats, *, edition_2022: bool) -> str:
     ).to_text(edition_2022=edition_2022)
 
 
-def _payload(offer: Offer, session: LiveSession) -> Payload:
-    """The number under which the upper takes what the device sends. Raises SdpUnacceptable."""
-    del session
-    found = matching_payload(offer, DEFAULT_PAYLOAD)
+def relay_payload(offer: Offer, session: LiveSession) -> Payload:
+    """The number under which the upper takes what the device sends. Raises SdpUnacceptable: it does not (G195)."""
+    sent = session.payload
+    source = DEFAULT_PAYLOAD if sent is None else Payload(sent.number, sent.encoding, sent.clock_rate_hz)
+    found = matching_payload(offer, source)
     if found is None:
-        raise SdpUnacceptable("the upper does not take PS", label="payload")
+        raise SdpUnacceptable(f"the upper does not take {source.encoding}", label="payload")
     return found
 
 

@@ -237,6 +237,7 @@ class Opener:
                 format_ssrc(answer.ssrc),
             )
             session.info.ssrc = answer.ssrc
+        session.payload = answer.payloads[0] if answer.payloads else None
         if update != ReceiverUpdate():
             await node.client.update_receiver(session.stream_id, update)
 

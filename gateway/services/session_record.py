@@ -11,7 +11,7 @@ from typing import Protocol
 from gateway.model import SessionInfo, SessionState
 from gateway.services.errors import PlayFailed
 from gateway.services.nodes import NodeHandle
-from media.specs import StreamReady
+from media.specs import PayloadFormat, StreamReady
 from sip.endpoint import InviteSession
 
 LiveKey = tuple[str, str, int]
@@ -44,6 +44,8 @@ class LiveSession:
     """When somebody last asked for the picture; an idle report just after that is looked at again."""
     node: NodeHandle | None = None
     dialog: InviteSession | None = None
+    payload: PayloadFormat | None = None
+    """What the device said it sends; None: PS, as everybody."""
     undo: AsyncExitStack | None = None
     opening: asyncio.Task[LiveSession] = field(init=False)
     ending: asyncio.Task[None] | None = None

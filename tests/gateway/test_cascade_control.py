@@ -10,8 +10,11 @@ import pytest
 from cascade_house import NVR, PASSWORD, UPPER, CascadeHouse, camera, house, shares
 
 from gateway.events import SecurityEvent
-from gateway.model import Share
+from gateway.model import SessionInfo, SessionKind, SessionState, Share
+from gateway.services.cascade_invite import relay_payload
 from gateway.services.errors import PlayCause, PlayFailed
+from gateway.services.session_record import LiveSession
+from media.specs import PayloadFormat
 from simulator.camera import Camera
 from simulator.device import DeviceOptions
 from simulator.register import RegisterSettings
@@ -33,6 +36,7 @@ from sip.manscdp import (
 from sip.manscdp import encode as encode_body
 from sip.manscdp.base import UnknownBody
 from sip.ptz import Move, encode
+from sip.sdp import SdpUnacceptable, read_offer
 
 SERVER = "41018300002000000001"
 CAMERA = "41018300001320000009"
@@ -372,3 +376,33 @@ async def test_heartbeats_of_the_upper_itself_do_no_harm(scene: Scene) -> None:
     assert response.status in (200, 403)
     with pytest.raises(ParseError):
         await scene.upper.ask(DeviceControl(sn=2, device_id=EXPORTED, teleboot=True))
+
+
+def live_session(payload: PayloadFormat | None) -> LiveSession:
+    info = SessionInfo("s", CAMERA, CHANNEL, SessionKind.LIVE, SessionState.STREAMING, "st", "n", "udp", None)
+    return LiveSession(
+        key=(CAMERA, CHANNEL, 0), info=info, opened_mono=0.0, touched_mono=0.0, payload=payload
+    )
+
+
+@pytest.mark.gb("G195")
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [(None, 96), (PayloadFormat(number=111), 111), (PayloadFormat(number=96, encoding="H264"), 98)],
+)
+def test_the_payload_number_is_the_uppers_own(sent: PayloadFormat | None, expected: int) -> None:
+    lines = (
+        b"v=0\r\no=41010000002000000001 0 0 IN IP4 10.41.1.20\r\ns=Play\r\nc=IN IP4 10.41.1.20\r\nt=0 0\r\n"
+        b"m=video 40000 RTP/AVP 96 98\r\na=recvonly\r\na=rtpmap:96 PS/90000\r\na=rtpmap:98 H264/90000\r\n"
+    )
+    offer = read_offer(lines.replace(b" 96", b" 111").replace(b":96", b":111") if expected == 111 else lines)
+    assert relay_payload(offer, live_session(sent)).number == expected
+
+
+def test_what_the_upper_did_not_offer_is_488() -> None:
+    lines = (
+        b"v=0\r\no=1 0 0 IN IP4 10.41.1.20\r\ns=Play\r\nc=IN IP4 10.41.1.20\r\nt=0 0\r\n"
+        b"m=video 40000 RTP/AVP 96\r\na=recvonly\r\na=rtpmap:96 PS/90000\r\n"
+    )
+    with pytest.raises(SdpUnacceptable):
+        relay_payload(read_offer(lines), live_session(PayloadFormat(number=98, encoding="H265")))
