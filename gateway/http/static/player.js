@@ -90,12 +90,15 @@ export class Player extends EventTarget {
     await pc.setRemoteDescription({ type: "answer", sdp: answer });
     this.video.srcObject = stream;
     this.video.play().catch(() => {});
-    await this.#firstFrame(turn, pc);
     this.facts.protocol = "WebRTC";
+    await this.#firstFrame(turn, pc);
     pc.onconnectionstatechange = () => {
       if (turn === this.turn && ["failed", "closed"].includes(pc.connectionState)) this.#again(turn);
     };
-    let last = null;
+    let last = await rtcStats(pc);
+    this.#check(turn);
+    if (last) this.facts.codec = last.codec;
+    this.#tell("stats");
     this.timer = setInterval(async () => {
       const now = await rtcStats(pc);
       if (turn !== this.turn || !now) return;
@@ -165,8 +168,8 @@ export class Player extends EventTarget {
     });
     failed.catch(() => {});
     this.video.play().catch(() => {});
-    await Promise.race([this.#firstFrame(turn, null), failed]);
     this.facts.protocol = "fMP4 / WebSocket";
+    await Promise.race([this.#firstFrame(turn, null), failed]);
     let last = { bytes, frames: this.video.getVideoPlaybackQuality().totalVideoFrames, at: performance.now() };
     this.timer = setInterval(() => {
       const now = { bytes, frames: this.video.getVideoPlaybackQuality().totalVideoFrames, at: performance.now() };
