@@ -121,7 +121,8 @@ async def test_five_hundred_changes_come_in_batches(county: CascadeHouse, transp
         assert all(body.sum_num == len(body.items) <= most for body, _, _ in told)
         assert set(upper.events()) == {("OFF", camera(number)) for number in range(1, 501)}
         if transport == "tcp":
-            assert len(told) == 5
+            assert 5 <= len(told) <= 10  # those that were ready a moment later make a batch of their own
+            assert len(told[0][0].items) == 100
         else:
             assert all(len(request.to_bytes()) <= 1300 for _, request, _ in told)
     finally:
