@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
@@ -13,7 +14,7 @@ from gateway.http.views import Page
 from gateway.model import Channel, ChannelKind
 from gateway.registry import Registry
 from gateway.services.access import Role
-from gateway.services.census import UNASSIGNED, Census, ancestors
+from gateway.services.census import CHUNK, UNASSIGNED, Census, ancestors
 
 DIRECTORIES = frozenset(
     {
@@ -81,7 +82,7 @@ class TreeResource:
                 raise Problem(422, "no node of this tree", cause="invalid_input", field="query.parent")
             nodes = await self._division_nodes(code)
         elif kind == "":
-            nodes = [self._device_node(device_id) for device_id in sorted(self._registry.devices)]
+            return await self._devices(query)
         elif kind == "device":
             nodes = self._under(code, "")
         elif kind == "channel":
@@ -89,6 +90,20 @@ class TreeResource:
         else:
             raise Problem(422, "no node of this tree", cause="invalid_input", field="query.parent")
         return TreeLevel(total=len(nodes), nodes=nodes[query.offset : query.offset + query.limit])
+
+    async def _devices(self, query: TreeQuery) -> TreeLevel:
+        """Only the devices of this page are counted, and the loop gets its turn in between."""
+        ids = sorted(self._registry.devices)
+        nodes, looked_at = [], 0
+        for device_id in ids[query.offset : query.offset + query.limit]:
+            if device_id not in self._registry.devices:
+                continue  # removed while we waited
+            nodes.append(self._device_node(device_id))
+            looked_at += len(self._registry.channels(device_id)) + 20
+            if looked_at > CHUNK:
+                looked_at = 0
+                await asyncio.sleep(0)
+        return TreeLevel(total=len(ids), nodes=nodes)
 
     # -- by device -------------------------------------------------------------------------------------------
 
@@ -172,8 +187,8 @@ class TreeResource:
                     total_count=tally.total,
                 )
             )
-        found = (self._registry.channel(*key) for key in result.members.get(parent, ()))
-        nodes += self._channel_nodes((c for c in found if c is not None), set())
+        known = [c for c in result.members.get(parent, ()) if self._registry.channel(*c.key) is c]
+        nodes += self._channel_nodes(known, set())
         return nodes
 
 

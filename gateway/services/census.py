@@ -22,8 +22,6 @@ MAX_TOWNSHIPS = 500
 """Labels are bounded: townships beyond it are counted together as ``other``."""
 OTHER = "other"
 
-Key = tuple[str, str]
-
 
 @dataclass(slots=True)
 class Tally:
@@ -46,7 +44,7 @@ class Result:
     """Cameras by (township, class)."""
     divisions: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     """Cameras by division of every level, the levels above counted in."""
-    members: dict[str, list[Key]] = field(default_factory=lambda: defaultdict(list))
+    members: dict[str, list[Channel]] = field(default_factory=lambda: defaultdict(list))
     """Cameras that lie directly in a division."""
     names: dict[str, str] = field(default_factory=dict)
     """Names that catalogs give to divisions."""
@@ -135,7 +133,7 @@ class Census:
 def _count_camera(result: Result, channel: Channel, online: bool) -> None:
     division = place(channel)
     result.cameras.count(online)
-    result.members[division].append(channel.key)
+    result.members[division].append(channel)
     result.divisions[division].count(online)
     _bounded(result.townships, division, str(channel.point_class or 0)).count(online)
 
