@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, TCPConnector, UnixConnector
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -105,49 +104,52 @@ class MediaClient:
         Events of a newer node that this version does not know are skipped.
         """
         timeout = ClientTimeout(total=None, sock_connect=REQUEST_TIMEOUT_S, sock_read=EVENTS_SILENCE_S)
-        async with self._response("GET", "/events", None, timeout) as response:
-            try:
-                async for line in response.content:
-                    if line.strip():
-                        try:
-                            event = _EVENT.validate_json(line)
-                        except ValidationError:
-                            continue
-                        yield event
-            except (ClientError, TimeoutError, ConnectionError, ValueError) as error:
-                raise MediaError("unavailable", f"the event stream broke: {error}") from error
+        response = await self._open("GET", "/events", None, timeout)
+        try:
+            async for line in response.content:
+                if line.strip():
+                    try:
+                        event = _EVENT.validate_json(line)
+                    except ValidationError:
+                        continue
+                    yield event
+        except (ClientError, TimeoutError, ConnectionError, ValueError) as error:
+            raise MediaError("unavailable", f"the event stream broke: {error}") from error
+        finally:
+            response.close()  # an endless answer cannot be kept for another request
         raise MediaError("unavailable", "the node ended its event stream")
 
     async def _call(
         self, method: str, path: str, body: BaseModel | None = None, *, timeout_s: float = REQUEST_TIMEOUT_S
     ) -> bytes:
-        async with self._response(method, path, body, ClientTimeout(total=timeout_s)) as response:
-            try:
-                return await response.read()
-            except (ClientError, TimeoutError, ConnectionError) as error:
-                raise MediaError("unavailable", f"{method} {path}: {error}") from error
+        response = await self._open(method, path, body, ClientTimeout(total=timeout_s))
+        async with response:
+            return await _read(response)
 
-    @asynccontextmanager
-    async def _response(
+    async def _open(
         self, method: str, path: str, body: BaseModel | None, timeout: ClientTimeout
-    ) -> AsyncIterator[ClientResponse]:
+    ) -> ClientResponse:
         if self._session is None:
             raise MediaError("unavailable", "the client is not started")
-        data = None if body is None else body.model_dump_json(exclude_none=False)
+        data = None if body is None else body.model_dump_json()
+        headers = {"Content-Type": "application/json"}
         try:
             response = await self._session.request(
-                method,
-                self._base + path,
-                data=data,
-                timeout=timeout,
-                headers={"Content-Type": "application/json"},
+                method, self._base + path, data=data, timeout=timeout, headers=headers
             )
         except (ClientError, TimeoutError, OSError) as error:
             raise MediaError("unavailable", f"{method} {path}: {error or type(error).__name__}") from error
-        async with response:
-            if response.status >= 400:
-                raise _error(response.status, await response.read())
-            yield response
+        if response.status >= 400:
+            async with response:
+                raise _error(response.status, await _read(response))
+        return response
+
+
+async def _read(response: ClientResponse) -> bytes:
+    try:
+        return await response.read()
+    except (ClientError, TimeoutError, OSError) as error:
+        raise MediaError("unavailable", f"{response.method} {response.url.path}: {error}") from error
 
 
 def _error(status: int, body: bytes) -> MediaError:

@@ -165,7 +165,7 @@ class Node:
         app = web.Application(middlewares=[control_api.problems])
         app.on_response_prepare.append(_allow_origins)
         app.router.add_get("/healthz", _healthz)
-        app.router.add_route("OPTIONS", "/{path:.*}", _preflight)
+        app.router.add_route("OPTIONS", "/live/{path:.*}", _preflight)
         fmp4.add_viewer_routes(app, self)
         runner = await self._runner(app)
         await web.TCPSite(runner, self.config.viewer_host, self.config.viewer_port).start()

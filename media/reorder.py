@@ -37,6 +37,7 @@ class ReorderBuffer(Generic[T]):
         self.restarts = 0
         self._held: dict[int, tuple[float, T]] = {}
         self._probation: tuple[int, T] | None = None
+        self._highest = 0
 
     @property
     def holding(self) -> bool:
@@ -53,7 +54,7 @@ class ReorderBuffer(Generic[T]):
             self.expected = (sequence + 1) & 0xFFFF
             result = [Ordered(0, sequence, item)]
             if self._held:
-                self.reordered += 1
+                self.reordered += 1  # it comes after packets that it belongs in front of
                 self._follow(result)
                 result += self.expire(now)
             return result
@@ -62,6 +63,10 @@ class ReorderBuffer(Generic[T]):
         if delta < 0 or sequence in self._held:
             self.late += 1
             return self.expire(now)
+        if self._held and sequence_delta(sequence, self._highest) < 0:
+            self.reordered += 1
+        else:
+            self._highest = sequence
         self._held[sequence] = (now, item)
         return self.expire(now)
 

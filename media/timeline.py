@@ -76,7 +76,9 @@ class Timeline:
         raw = self._raw(pts if dts is None else dts, rtp_timestamp, now)
         out = self._advance(track, self._tracks[not video], raw)
         last = track.out
-        if last is not None:
+        if last is None:
+            out = max(out, 0)
+        else:
             if out <= last:
                 out = last + 1
             elif out - last <= MAX_BACK:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -164,6 +164,7 @@ async def running_node(tmp_path: Path) -> AsyncIterator[RunningNode]:
 @pytest.fixture
 def udp_socket() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         sock.bind(("127.0.0.1", 0))
         sock.setblocking(False)
         yield sock
@@ -172,3 +173,8 @@ def udp_socket() -> Iterator[socket.socket]:
 @pytest.fixture
 def sender_of() -> type[Sender]:
     return Sender
+
+
+@pytest.fixture
+def node_settings() -> Callable[..., NodeConfig]:
+    return node_config

@@ -21,7 +21,7 @@ def test_packets_that_change_places_within_50_ms_come_out_in_order() -> None:
     out = push(buffer, (10, 0.0), (13, 0.01), (12, 0.03), (11, 0.06), (14, 0.07))
     assert out == [(0, 10), (0, 11), (0, 12), (0, 13), (0, 14)]
     assert (buffer.lost, buffer.late) == (0, 0)
-    assert buffer.reordered == 1
+    assert buffer.reordered == 2  # 12 and 11 came late
     assert not buffer.holding
 
 
