@@ -486,8 +486,8 @@ class Endpoint:
         if not task.cancelled() and task.exception() is not None:
             log.error("event=task_failed", exc_info=task.exception())
 
-    def later(self, delay_s: float, callback: Callable[[], None]) -> None:
-        """Call something once, unless the endpoint closes before."""
+    def later(self, delay_s: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call something once, unless the endpoint closes before or ``never_mind`` takes it back."""
 
         def due() -> None:
             self._delayed.discard(handle)
@@ -495,6 +495,13 @@ class Endpoint:
 
         handle = asyncio.get_running_loop().call_later(delay_s, due)
         self._delayed.add(handle)
+        return handle
+
+    def never_mind(self, handle: asyncio.TimerHandle | None) -> None:
+        """Take a ``later`` back; harmless when it is over."""
+        if handle is not None:
+            handle.cancel()
+            self._delayed.discard(handle)
 
 
 _SECRETS = re.compile(rb'\b((?:response|cnonce|nonce)\s*=\s*)"?[^",\s]*"?', re.IGNORECASE)

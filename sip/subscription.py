@@ -73,13 +73,14 @@ class Subscription:
         granted = response.expires
         self.expires_s = self.asked_s if granted is None else min(granted, self.asked_s)
         self._expires_mono = time.monotonic() + self.expires_s
-        if not self._over:
+        if granted == 0 and self.asked_s:
+            self._ended("expired")
+        elif not self._over:
             self._plan(self.expires_s * 0.85)
 
     def _plan(self, delay_s: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._refresh_soon)
+        self._endpoint.never_mind(self._timer)
+        self._timer = self._endpoint.later(max(delay_s, 0.5), self._refresh_soon)
 
     def _refresh_soon(self) -> None:
         self._endpoint.spawn(self._refresh())
@@ -110,8 +111,7 @@ class Subscription:
         if self._over:
             return
         self._over = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._endpoint.never_mind(self._timer)
         try:
             await self._exchange(0, self._body)
         except RemoteError as error:
@@ -131,8 +131,7 @@ class Subscription:
         self._ended(reason or "terminated")
 
     def _ended(self, reason: str) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._endpoint.never_mind(self._timer)
         self._endpoint.core.forget_dialog(self.dialog)
         if not self._over:
             self._over = True
@@ -184,9 +183,8 @@ class NotifierSubscription:
     def extend(self, expires_s: int) -> None:
         """Set the lifetime from now on."""
         self.expires_at_mono = time.monotonic() + expires_s
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(expires_s, self.finish, "expired")
+        self._endpoint.never_mind(self._timer)
+        self._timer = self._endpoint.later(expires_s, lambda: self.finish("expired"))
 
     async def notify(
         self,
@@ -244,8 +242,7 @@ class NotifierSubscription:
 
     def _stop(self) -> None:
         self._over = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._endpoint.never_mind(self._timer)
 
     async def finish_unsubscribed(self) -> None:
         """Expires 0 came: the closing NOTIFY that RFC 6665 4.2.1.4 asks for, then the end."""

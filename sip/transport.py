@@ -331,7 +331,7 @@ class SocketTransport:
             self._queue_udp(udp, data, (host, port))
         except (OSError, OverflowError) as error:
             number = error.errno if isinstance(error, OSError) else None
-            if number in (errno.ENOBUFS, errno.ECONNREFUSED):
+            if number in (errno.ENOBUFS, errno.ECONNREFUSED, errno.EMSGSIZE):
                 self.observer.dropped("udp_send")
                 return
             log.warning("event=udp_send_failed peer=%s error=%s", destination, error)
@@ -401,7 +401,7 @@ class SocketTransport:
                 _, connection = await loop.create_connection(
                     lambda: Connection(self, target), target.host, target.port
                 )
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, UnicodeError) as error:
             log.info("event=dial_failed host=%s port=%s error=%s", target.host, target.port, error)
             self._dialling.pop(peer, None)
             self.receiver.send_failed(target)
@@ -422,7 +422,7 @@ class SocketTransport:
                 found = await asyncio.get_running_loop().getaddrinfo(
                     target.host, target.port, family=family, type=socket.SOCK_DGRAM
                 )
-            except OSError as error:
+            except (OSError, UnicodeError) as error:
                 log.warning("event=name_unknown host=%s error=%s", target.host, error)
                 self.receiver.send_failed(target)
                 return

@@ -14,6 +14,7 @@ from sip.message import Request, Response
 from sip.timers import ExpiryRing
 from sip.transaction import Action, ClientTransaction, State
 
+_MAX_DATAGRAM = 65_507
 _BRANCH = re.compile(r";\s*branch\s*=\s*([^;,\s]+)", re.IGNORECASE)
 
 
@@ -58,6 +59,8 @@ class ClientSide:
         if isinstance(destination, Target) and self._too_long(data, destination, now):
             destination, moved = _over(destination, "tcp"), True
             branch, data = element.with_via(request, destination)
+        if destination.transport == "udp" and len(data) > _MAX_DATAGRAM:
+            raise TransportFailed(f"{len(data)} bytes do not fit into a datagram", label="too_large")
         transaction = ClientTransaction(
             request,
             data,
@@ -67,7 +70,7 @@ class ClientSide:
             now,
             reliable=destination.transport != "udp",
         )
-        transaction.over_udp_next = moved
+        transaction.over_udp_next = moved and len(data) <= _MAX_DATAGRAM
         transaction.context = context
         self._enter(transaction)
         element.send(data, destination, request.method)

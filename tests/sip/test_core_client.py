@@ -470,3 +470,17 @@ def test_a_dialog_over_a_dialled_connection_keeps_its_address() -> None:
     assert transaction.dialog.destination == target
     core.connection_closed(TCP_FLOW, 1.0)
     assert not [event for event in core.events() if isinstance(event, FlowLost)]
+
+
+def test_what_fits_into_no_datagram_is_refused_at_once_where_only_udp_is_left() -> None:
+    core = make_core()
+    with pytest.raises(TransportFailed) as raised:
+        core.request(make_request(body=b"x" * 66_000), FLOW, 0.0)
+    assert raised.value.label == "too_large"
+    core.request(make_request(body=b"x" * 66_000), TARGET, 0.0)
+    ((_, way),) = core.to_send()
+    assert way.transport == "tcp"
+    core.transport_failed(way, 1.0)
+    assert core.to_send() == []
+    (event,) = core.events()
+    assert isinstance(event, TransactionFailed)

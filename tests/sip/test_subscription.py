@@ -515,3 +515,25 @@ async def test_both_sides_of_ours_over_tcp() -> None:
         assert watcher.ended == ["noresource"]
         assert lower.counts["dialogs"] == upper.counts["dialogs"] == 0
         assert time.monotonic() < notifier.subscriptions[0].expires_at_mono
+
+
+async def test_a_grant_of_nothing_is_an_end() -> None:
+    watcher = Watcher()
+    async with endpoint() as subscriber, UdpPeer() as peer:
+        task = watcher.subscribe(subscriber, peer)
+        peer.send(answer(await peer.request(), 200, extra=(("Expires", "0"),)), subscriber.port)
+        subscription = await task
+        assert not subscription.active
+        assert watcher.ended == ["expired"]
+        assert await peer.silent(0.7)
+
+
+async def test_close_of_the_endpoint_stops_the_clocks_of_its_subscriptions() -> None:
+    watcher, notifier = Watcher(), Notifier()
+    async with endpoint(notifier) as upper:
+        async with endpoint() as lower:
+            await watcher.subscribe(lower, upper, expires_s=2)
+        assert lower._delayed == set()
+    assert upper._delayed == set()
+    await asyncio.sleep(2.2)
+    assert watcher.ended == notifier.ended == []
