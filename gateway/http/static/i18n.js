@@ -13,7 +13,7 @@ const WORDS = {
   slot: ["画面", "View"], pick: ["点选窗口，再点左侧通道", "Pick a view, then a channel on the left"], opening: ["正在打开…", "Opening …"],
   reconnecting: ["正在重连…", "Reconnecting …"], retry: ["重试", "Retry"], close: ["关闭", "Close"], mute: ["静音", "Mute"], unmute: ["打开声音", "Sound on"],
   snapshot: ["抓图", "Snapshot"], fullscreen: ["全屏", "Full screen"], single: ["单画面", "One view"], quad: ["四画面", "Four views"], stop_all: ["全部停止", "Stop all"],
-  first_picture: ["首帧", "First picture"], codec_unsupported: ["此浏览器不能解码", "This browser cannot decode"], codec_hint: ["换用支持该格式硬件解码的浏览器，或把摄像机改为 H.264。", "Use a browser with hardware decoding for it, or set the camera to H.264."],
+  first_picture: ["首帧", "First picture"], first_short: ["首帧", "First"], codec_unsupported: ["此浏览器不能解码", "This browser cannot decode"], codec_hint: ["换用支持该格式硬件解码的浏览器，或把摄像机改为 H.264。", "Use a browser with hardware decoding for it, or set the camera to H.264."],
   catalog_state: ["目录状态", "Catalog says"], maker_model: ["厂商", "Maker"], division: ["行政区划", "Division"],
   ptz: ["云台控制", "PTZ"], speed: ["速度", "Speed"], zoom: ["变倍", "Zoom"], focus: ["聚焦", "Focus"], iris: ["光圈", "Iris"], preset: ["预置位", "Preset"],
   call: ["调用", "Go to"], set: ["设置", "Set"], remove: ["删除", "Delete"], ptz_hint: ["按住转动，松开停止；方向键亦可", "Hold to move, release to stop; arrow keys work too"],

@@ -169,7 +169,7 @@ class Tile {
   #facts() {
     const f = this.player.facts;
     const shown = this.element.dataset.state === "playing"
-      ? [f.codec, f.protocol, f.width && `${f.width}×${f.height}`, f.kbps !== undefined && rate(f.kbps), f.fps !== undefined && `${f.fps} fps`, f.firstMs && `${t("first_picture")} ${f.firstMs} ms`]
+      ? [f.codec, f.protocol, f.width && `${f.width}×${f.height}`, f.kbps !== undefined && rate(f.kbps), f.fps !== undefined && `${f.fps} fps`, f.firstMs && `${t("first_short")} ${f.firstMs} ms`]
       : [];
     clear(this.badges, shown.filter(Boolean).map((text) => h("span", { class: "badge" }, text)));
     this.#changed();
