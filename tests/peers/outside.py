@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import secrets
@@ -101,10 +102,11 @@ def udp_ports(low: int, high: int) -> set[int]:
 
 def udp_queue(port: int) -> tuple[int, int]:
     """(bytes waiting, datagrams dropped so far) at the UDP socket bound to ``port``."""
-    for line in _udp_lines():
-        fields = line.split()
-        if int(fields[1].rsplit(":", 1)[1], 16) == port:
-            return int(fields[4].split(":")[1], 16), int(fields[-1])
+    for _ in range(10):  # the kernel may leave a line out while sockets come and go
+        for line in _udp_lines():
+            fields = line.split()
+            if int(fields[1].rsplit(":", 1)[1], 16) == port:
+                return int(fields[4].split(":")[1], 16), int(fields[-1])
     raise AssertionError(f"nobody listens on UDP {port}")
 
 
@@ -131,6 +133,12 @@ class Stranger:
 
     def send(self, data: bytes) -> None:
         self._socket.sendto(data, self._gateway)
+
+    def drain(self) -> None:
+        """Throw away what came."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.recv(65535)
 
     def request(self, method: str, sender: str, body: bytes = b"", **headers: str) -> bytes:
         """A request that says it comes from ``sender``; underscores of header names become hyphens."""
