@@ -220,7 +220,6 @@ def called(
     return transaction, transaction.dialog, data, ack
 
 
-@pytest.mark.gb("G228")
 def test_a_200_is_acknowledged_at_once() -> None:
     core = make_core()
     transaction, dialog, data, ack_data = called(core)

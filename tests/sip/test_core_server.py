@@ -383,7 +383,6 @@ def in_dialog(answer: Response, method: str, cseq: int, **changes: object) -> by
     )
 
 
-@pytest.mark.gb("G228")
 def test_100_at_once_and_again_for_a_repetition() -> None:
     core = make_core()
     invited(core)

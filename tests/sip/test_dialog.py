@@ -49,7 +49,6 @@ def test_a_snapshot_survives_json() -> None:
     assert again.next_request("BYE", []).to_bytes() == dialog.next_request("BYE", []).to_bytes()
 
 
-@pytest.mark.gb("G058")
 def test_of_a_tcp_flow_only_the_address_survives() -> None:
     dialog = Dialog.of_request_received("invite", invite(), TCP_FLOW, "local")
     again = Dialog.from_snapshot(dialog.snapshot())

@@ -178,7 +178,6 @@ async def test_a_notify_in_front_of_the_200_is_accepted() -> None:
         assert subscription.dialog.remote_tag == "early"
 
 
-@pytest.mark.gb("G109")
 @pytest.mark.parametrize(
     ("state", "reason"),
     [
@@ -202,7 +201,6 @@ async def test_terminated_ends_the_subscription(state: str, reason: str) -> None
         assert (await peer.response()).status == 481
 
 
-@pytest.mark.gb("G113")
 @pytest.mark.parametrize("status", [405, 489, 404])
 async def test_a_refused_subscription(status: int) -> None:
     watcher = Watcher()
@@ -335,7 +333,6 @@ async def subscribed(server: Endpoint, peer: UdpPeer, **options: Any) -> str:
     return response.headers.get("To")
 
 
-@pytest.mark.gb("G114")
 async def test_a_grant_is_never_above_what_was_asked() -> None:
     notifier = Notifier()
     async with endpoint(notifier) as server, UdpPeer() as upper:
@@ -432,7 +429,6 @@ async def test_an_expired_subscription_says_nothing_more() -> None:
         assert (await upper.response()).status == 481
 
 
-@pytest.mark.gb("G122")
 async def test_481_to_a_notify_ends_the_subscription() -> None:
     notifier = Notifier()
     async with endpoint(notifier) as server, UdpPeer() as upper:
