@@ -64,7 +64,7 @@ def series(gateway: GatewayProcess, start: str) -> float:
 
 
 def beats(gateway: GatewayProcess) -> float:
-    return series(gateway, "gateway_heartbeats_total")
+    return series(gateway, 'gateway_sip_requests_received_total{method="MESSAGE"}')
 
 
 def failures(gateway: GatewayProcess) -> float:

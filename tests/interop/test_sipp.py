@@ -23,7 +23,10 @@ def test_a_thousand_register_and_message_calls(tmp_path: Path, transport: str) -
         for n in range(CALLS)
     ]
     devices.write_text("SEQUENTIAL\n" + "\n".join(rows) + "\n", encoding="ascii")
-    quiet = {"catalog": {"query_on_register": False, "subscribe": False}}
+    quiet = {
+        "catalog": {"query_on_register": False, "subscribe": False},
+        "registration": {"requests_per_second_per_source": 100000.0},
+    }
     with gateway_process(tmp_path / "gateway", quiet) as gateway:
         port = free_ports(1)[0]
         result = subprocess.run(
