@@ -62,6 +62,7 @@ class Ingest:
         self._on_fault = on_fault
         self._on_rtcp = on_rtcp
         self._index = 0
+        self._sequence_base = 0
         self._shift = 0
         self._last_stamp = 0
         self._expected = _NEVER
@@ -83,7 +84,8 @@ class Ingest:
 
     @property
     def highest_sequence(self) -> int:
-        return ((self._index >> 16) << 16 | (self.reorder.expected or 1) - 1) & 0xFFFFFFFF
+        """Extended highest sequence number (RFC 3550 6.4.1)."""
+        return (self._sequence_base + self._index - 1) & 0xFFFFFFFF
 
     def expect(self, ssrc: int) -> None:
         """The answer named this SSRC. What arrives already is kept; the named one takes over when it comes."""
@@ -220,8 +222,16 @@ class Ingest:
         if second & 0x7F != self.payload_type or self._second == _NEVER:
             self.payload_type = second & 0x7F
         self.last_packet_mono = now
-        self._pass_on(self.reorder.push(sequence, packet, now), now)
+        begins = self.reorder.expected is not None or self._begins(packet)
+        self._pass_on(self.reorder.push(sequence, packet, now, begins=begins), now)
         self._renew()
+
+    def _begins(self, packet: bytes) -> bool:
+        """Whether a session may start with this packet: not in the middle of a frame of a program stream."""
+        if not any(item.encoding.upper() == "PS" for item in self.payloads):
+            return True
+        start, _ = rtp.payload_bounds(packet) or (0, 0)
+        return packet.startswith(b"\x00\x00\x01\xba", start) or packet[start : start + 1] == b"\x47"
 
     def _renew(self) -> None:
         """What the fast path may expect next; nothing while packets are held back."""
@@ -266,7 +276,7 @@ class Ingest:
             self._on_fault("ssrc_mismatch", f"expected={self.wanted:010d} received={self.ssrc or 0:010d}")
 
     def _pass_on(self, packets: list[Ordered[bytes]], now: float) -> None:
-        for lost, _, packet in packets:
+        for lost, sequence, packet in packets:
             _, second, _, stamp, _ = rtp.HEADER.unpack_from(packet)
             if lost > 0:
                 self._index += lost
@@ -274,6 +284,8 @@ class Ingest:
                 self._continue_clock(stamp, now)
             if self._restarted:
                 self._restarted, lost = False, -1
+            if lost < 0 or self.packets == 0:
+                self._sequence_base = sequence - self._index
             buffer = bytearray(packet)
             run = Run(
                 buffer, memoryview(buffer), [0], [len(packet)], [stamp],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import ipaddress
 import json
 import logging
 import os
@@ -119,6 +120,15 @@ class Node:
             self.viewer_port,
             self.gso,
         )
+
+    async def run_until(self, stopped: asyncio.Event) -> None:
+        """Wait for ``stopped``. An error of the housekeeping is raised: a node that cannot notice losses must end."""
+        stopping = asyncio.ensure_future(stopped.wait())
+        watching = self._watching or stopping
+        await asyncio.wait({stopping, watching}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if watching.done() and watching is not stopping:
+            watching.result()
 
     async def close(self) -> None:
         """End viewers, relays and receivers, then the sites."""
@@ -285,6 +295,8 @@ class Node:
             spec.remote_host is None or spec.remote_port is None
         ):
             raise MediaError("bad_request", f"{spec.transport} needs remote_host and remote_port")
+        if spec.remote_host is not None and not _is_address(spec.remote_host):
+            raise MediaError("bad_request", f"remote_host {spec.remote_host!r} is no IP address")
         source = self._entry(spec.stream_id).source
         relay = Relay(
             spec, source=source, pump=self.pump, ports=self.ports, gso=self.gso, host=self.config.media_host,
@@ -376,6 +388,14 @@ def _listener(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _rss_bytes() -> int:
     try:
         with open("/proc/self/statm", "rb") as file:
@@ -412,7 +432,7 @@ async def serve(config: NodeConfig) -> None:
         sys.stdout.write(json.dumps({"ready": True, "viewer_port": node.viewer_port}) + "\n")
         sys.stdout.flush()
         _watch_stdin(stopped.set)
-        await stopped.wait()
+        await node.run_until(stopped)
         log.info("event=node_stopping node_id=%s", config.node_id)
     finally:
         await node.close()

@@ -33,7 +33,7 @@ class PacketCache:
         while runs and runs[0].end_index <= index:
             self.bytes -= len(runs.popleft().buffer)
         if runs and runs[0].index < index:
-            runs[0] = runs[0].tail(index)
+            runs[0] = runs[0].part(index - runs[0].index, len(runs[0]))
         self.has_key = bool(runs) and runs[0].index == index
         self._open = True
 

@@ -41,7 +41,7 @@ class Pump:
     """Owns one epoll set. ``register`` a socket with its drain callback; ``every_tick`` for paced work.
 
     A drain callback gets ``now`` (monotonic seconds) and reads its socket until it is empty or a fair share is
-    taken; it is called again on the next tick when data is left. It must not raise.
+    taken; it is called again on the next tick when data is left.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -120,6 +120,12 @@ class Pump:
         self.lag_s = max(0.0, now - self._due)
         self.worst_lag_s = max(self.worst_lag_s, self.lag_s)
         ready = self._epoll.poll(0)
+        try:
+            self._work(ready, now)
+        finally:  # an error in one session must not stop the others' packets
+            self._next(bool(ready))
+
+    def _work(self, ready: list[tuple[int, int]], now: float) -> None:
         drains = self._drains
         for number, _ in ready:
             drain = drains.get(number)
@@ -128,9 +134,12 @@ class Pump:
         for owner, work in tuple(self._paced.items()):
             if not work(now):
                 self._paced.pop(owner, None)
+
+    def _next(self, busy: bool) -> None:
+        """Tick again, or sleep in epoll after some empty ticks."""
         if self._closed:
             return
-        self._empty = 0 if ready or self._paced else self._empty + 1
+        self._empty = 0 if busy or self._paced else self._empty + 1
         if self._empty >= IDLE_TICKS:
             self._timer = None
             self._loop.add_reader(self._epoll.fileno(), self._wake)

@@ -43,11 +43,16 @@ class ReorderBuffer(Generic[T]):
     def holding(self) -> bool:
         return bool(self._held)
 
-    def push(self, sequence: int, item: T, now: float) -> list[Ordered[T]]:
-        """Take one packet. ``now`` in seconds of any monotonic clock."""
+    def push(self, sequence: int, item: T, now: float, *, begins: bool = True) -> list[Ordered[T]]:
+        """Take one packet. ``now`` in seconds of any monotonic clock.
+
+        The numbering starts with the first packet that ``begins`` something; those before it are held for it, so
+        that jitter at the start of a session does not cost the first key frame.
+        """
         if self.expected is None:
-            self.expected = (sequence + 1) & 0xFFFF
-            return [Ordered(0, sequence, item)]
+            self._held[sequence] = (now, item)
+            self._highest = sequence
+            return self._start(sequence) if begins else self.expire(now)
         delta = sequence_delta(sequence, self.expected)
         if delta == 0:
             self._probation = None
@@ -73,6 +78,11 @@ class ReorderBuffer(Generic[T]):
     def expire(self, now: float) -> list[Ordered[T]]:
         """Give up places whose followers have waited for the window."""
         result: list[Ordered[T]] = []
+        if self.expected is None and self._held:
+            oldest = min(arrival for arrival, _ in self._held.values())
+            if now - oldest < self.window_s:
+                return result
+            result = self._start(next(iter(self._held)))
         while self._held:
             oldest = min(arrival for arrival, _ in self._held.values())
             if now - oldest < self.window_s and len(self._held) <= MAX_HELD:
@@ -82,7 +92,7 @@ class ReorderBuffer(Generic[T]):
 
     def flush(self) -> list[Ordered[T]]:
         """Everything that is held, in order."""
-        result: list[Ordered[T]] = []
+        result = self._start(next(iter(self._held))) if self.expected is None and self._held else []
         while self._held:
             self._skip(result)
         return result
@@ -92,6 +102,13 @@ class ReorderBuffer(Generic[T]):
         self.expected = None
         self._held.clear()
         self._probation = None
+
+    def _start(self, near: int) -> list[Ordered[T]]:
+        """Begin with the earliest packet held, in the neighbourhood of ``near``."""
+        self.expected = min(self._held, key=lambda sequence: sequence_delta(sequence, near))
+        result: list[Ordered[T]] = []
+        self._follow(result)
+        return result
 
     def _follow(self, result: list[Ordered[T]]) -> None:
         expected = self.expected or 0

@@ -77,15 +77,14 @@ class Run:
             lost=self.lost, shift=self.shift, plain=self.plain,
         )  # fmt: skip
 
-    def tail(self, index: int) -> Run:
-        """The packets from ``index`` on, in the same buffer; the run itself when nothing is cut off."""
-        cut = index - self.index
-        if cut <= 0:
+    def part(self, first: int, until: int) -> Run:
+        """Packets ``first`` to ``until - 1`` by their place, in the same buffer."""
+        if first == 0 and until >= len(self.sizes):
             return self
         return Run(
-            self.buffer, self.view, self.starts[cut:], self.sizes[cut:], self.stamps[cut:],
-            index=index, payload_type=self.payload_type, arrival=self.arrival, stride=self.stride,
-            shift=self.shift, plain=self.plain,
+            self.buffer, self.view, self.starts[first:until], self.sizes[first:until], self.stamps[first:until],
+            index=self.index + first, payload_type=self.payload_type, arrival=self.arrival, stride=self.stride,
+            lost=self.lost if first == 0 else 0, shift=self.shift, plain=self.plain,
         )  # fmt: skip
 
     def packet(self, position: int) -> bytes:

@@ -230,7 +230,10 @@ class StreamLost(Record):
 
 
 class StreamFault(Record):
-    """Something an operator should know, at most once per stream and kind: ssrc_mismatch | media_mismatch | foreign_source | codec_changed."""
+    """Something an operator should know, at most once per stream and kind.
+
+    kind: ssrc_mismatch | media_mismatch | foreign_source | codec_changed.
+    """
 
     type: Literal["stream_fault"] = "stream_fault"
     stream_id: StreamId

@@ -98,10 +98,10 @@ class GbSource:
         self._reported_mono = 0.0
         self._reported: tuple[int, int] = (0, 0)
         self.ingest = Ingest(
-            ssrc=spec.ssrc, deliver=self._deliver, on_fault=self._fault, on_rtcp=self._rtcp_in_media,
+            ssrc=spec.ssrc, deliver=self._deliver, on_fault=self.report_fault, on_rtcp=self._rtcp_in_media,
             window_s=window_s, payloads=spec.payloads,
         )  # fmt: skip
-        self.content = Content(payloads=spec.payloads, publish=self._publish, on_fault=self._fault)
+        self.content = Content(payloads=spec.payloads, publish=self._publish, on_fault=self.report_fault)
         self.cache = PacketCache(cache_bytes)
         self.resting = False
         """Nobody watches: packets are cached and relayed, but not demuxed."""
@@ -187,7 +187,9 @@ class GbSource:
         if not self.paused and now - self._alive_mono > self.spec.no_rtp_timeout_s:
             self._lose("no_rtp")
         for connection in tuple(self._connections):
-            if connection is not self._chosen and now - connection.opened_mono > _FIRST_PACKET_S:
+            if connection is not self._chosen and now - connection.opened_mono > max(
+                _FIRST_PACKET_S, self.spec.no_rtp_timeout_s
+            ):
                 connection.close()
                 self._connections.remove(connection)
         self._rest_if_unwatched()
@@ -199,7 +201,8 @@ class GbSource:
             self._lost_told = True
             self._on_lost(cause)
 
-    def _fault(self, kind: str, detail: str) -> None:
+    def report_fault(self, kind: str, detail: str) -> None:
+        """Tell each kind of fault once."""
         if kind not in self._told:
             self._told.add(kind)
             log.warning("event=media_fault stream_id=%s kind=%s %s", self.spec.stream_id, kind, detail)
@@ -406,7 +409,7 @@ class GbSource:
         elif expected_host and self._may_replace(packet, now):
             return True
         self.foreign += 1
-        self._fault("foreign_source", f"source={address[0]}:{address[1]}")
+        self.report_fault("foreign_source", f"source={address[0]}:{address[1]}")
         return False
 
     def _may_replace(self, packet: bytes, now: float) -> bool:
@@ -435,7 +438,7 @@ class GbSource:
         expected_host = self.remote_host is None or address[0] == self.remote_host
         if not expected_host or len(self._connections) >= _MAX_WAITING:
             self.foreign += 1
-            self._fault("foreign_source", f"source={address[0]}:{address[1]} transport=tcp")
+            self.report_fault("foreign_source", f"source={address[0]}:{address[1]} transport=tcp")
             sock.close()
             return
         tune(sock)
@@ -455,7 +458,7 @@ class GbSource:
             current = self._chosen
             if current is not None and not self._may_replace(packet, now):
                 self.foreign += len(spans)
-                self._fault(
+                self.report_fault(
                     "foreign_source", f"source={connection.address[0]}:{connection.address[1]} transport=tcp"
                 )
                 return

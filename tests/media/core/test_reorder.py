@@ -66,6 +66,21 @@ def test_two_far_packets_in_a_row_are_a_restart_one_alone_is_a_stray() -> None:
     assert buffer.lost == 0
 
 
+def test_the_start_waits_for_a_packet_that_begins_something() -> None:
+    buffer: ReorderBuffer[int] = ReorderBuffer(0.2)
+    assert buffer.push(0, 0, 0.0, begins=False) == []
+    assert buffer.push(2, 2, 0.01, begins=False) == []
+    out = buffer.push(0xFFFF, 0xFFFF, 0.03, begins=True)
+    assert [item.sequence for item in out] == [0xFFFF, 0]
+    assert [item.sequence for item in buffer.push(1, 1, 0.04)] == [1, 2]
+    buffer.restart()
+    assert buffer.push(50, 50, 1.0, begins=False) == []
+    assert [(item.lost, item.sequence) for item in buffer.expire(1.21)] == [(0, 50)]
+    buffer.restart()
+    buffer.push(70, 70, 2.0, begins=False)
+    assert [item.sequence for item in buffer.flush()] == [70]
+
+
 def test_duplicates_are_counted_as_late() -> None:
     buffer: ReorderBuffer[int] = ReorderBuffer()
     assert push(buffer, (1, 0), (3, 0), (3, 0), (1, 0)) == [(0, 1)]
