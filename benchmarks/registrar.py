@@ -60,7 +60,14 @@ def own() -> Iterator[tuple[int, list[int]]]:
     """The gateway as a child; yields its port and process id."""
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
-        arguments = [sys.executable, "-m", "benchmarks.registrar", "serve", str(port), str(Path(folder) / "data")]
+        arguments = [
+            sys.executable,
+            "-m",
+            "benchmarks.registrar",
+            "serve",
+            str(port),
+            str(Path(folder) / "data"),
+        ]
         with child(
             arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as process:
@@ -112,7 +119,9 @@ def run() -> list[dict[str, Any]]:
     rows = []
     for kind, aim in AIMS.items():
         us = ours[kind]["us"]
-        how = f"{ours[kind]['rate']:.0f} {kind} per second in a closed loop, {DEVICES} devices, storage behind"
+        how = (
+            f"{ours[kind]['rate']:.0f} {kind} per second in a closed loop, {DEVICES} devices, storage behind"
+        )
         row = Row(f"{NAMES[kind]}, CPU", us, "us", how=how)
         if kind in theirs:
             row.baseline = f"Kamailio {theirs[kind]['us']:.1f} us"
