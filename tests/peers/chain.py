@@ -125,7 +125,8 @@ async def chain(
     settings = {name: dict(values) for name, values in QUICK.items()}
     for section, values in (overrides or {}).items():
         settings.setdefault(section, {}).update(values)
-    ports = free_ports(4)
+    sip, http_port, metrics, viewers, _ = free_ports(5)  # a second node's viewers come in one port further
+    ports = [sip, http_port, viewers, metrics]
     gateway = await asyncio.to_thread(start, folder, settings, ports)
     upper = UpperPlatform(UPPER, lower_id=SERVER_ID, password=UPPER_PASSWORD)
     running = Chain(gateway, upper, ports, settings)
@@ -146,8 +147,14 @@ async def chain(
         await upper.wait_registered(30)
         yield running
     finally:
-        await asyncio.gather(upper.stop(), *(one.stop() for one in running.cameras), return_exceptions=True)
-        if running.gateway.process.poll() is None:
+        if running.gateway.process.poll() is not None:  # nobody is left to take leave of
+            await asyncio.gather(
+                upper.vanish(), *(one.vanish() for one in running.cameras), return_exceptions=True
+            )
+        else:
+            await asyncio.gather(
+                upper.stop(), *(one.stop() for one in running.cameras), return_exceptions=True
+            )
             try:
                 await asyncio.to_thread(running.gateway.end)
             except subprocess.TimeoutExpired:
