@@ -30,7 +30,8 @@ from media.ports import NoPort, PortPool, media_socket
 from media.pump import Pump, probe_gso
 from media.readers import fmp4, snapshot, webrtc
 from media.readers.relay import Relay
-from media.sources.gb import GbSource, SharedPort
+from media.sources.gb import GbSource
+from media.sources.shared_port import SharedPort
 from media.specs import (
     KeyFrameWanted,
     NodeConfig,

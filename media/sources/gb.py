@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -23,8 +22,11 @@ from media.packet_cache import PacketCache
 from media.ports import PortLease, PortPool
 from media.pump import ARENA_BYTES, MAX_STRIDE, Pump
 from media.readers.relay import Relay
-from media.rfc4571 import Deframer, Framing, frame
+from media.reports import ReceptionReports
+from media.rfc4571 import Framing, frame
 from media.runs import Run
+from media.sources.shared_port import SharedPort
+from media.sources.tcp_input import Address, TcpInput
 from media.specs import ReceiverInfo, ReceiverSpec, ReceiverUpdate, StreamStats, Transport
 from media.stream import Stream
 from media.tcp import dial, tune
@@ -32,11 +34,8 @@ from media.unit import AccessUnit
 
 log = logging.getLogger(__name__)
 
-Address = tuple[str, int]
-
 RELATCH_S = 2.0
 """After this silence of the latched source a stranger with the same SSRC takes its place (NAT rebinding)."""
-RECEIVER_REPORT_S = 5.0
 _DRAIN_LIMIT = ARENA_BYTES - 64 * 1024
 _DRAIN_ROUNDS = 8
 """Batches of 64 packets that one socket may take from a tick: 200 Mbit/s."""
@@ -93,10 +92,8 @@ class GbSource:
         self._dialling: asyncio.Task[None] | None = None
         self._lost_told = False
         self._alive_mono = clock()
-        self._report_ssrc = secrets.randbits(32)
-        self._reporter: tuple[Address | None, rtp.SenderReport, float] | None = None
-        self._reported_mono = 0.0
-        self._reported: tuple[int, int] = (0, 0)
+        self._reports = ReceptionReports()
+        self._reporter: Address | None = None
         self.ingest = Ingest(
             ssrc=spec.ssrc, deliver=self._deliver, on_fault=self.report_fault, on_rtcp=self._rtcp_in_media,
             window_s=window_s, payloads=spec.payloads,
@@ -193,7 +190,7 @@ class GbSource:
                 connection.close()
                 self._connections.remove(connection)
         self._rest_if_unwatched()
-        if self._reporter is not None and now - self._reported_mono >= RECEIVER_REPORT_S:
+        if self._reports.due(now):
             self._send_report(now)
 
     def _lose(self, cause: str) -> None:
@@ -521,31 +518,17 @@ class GbSource:
     def _take_report(self, data: bytes, address: Address | None, now: float) -> None:
         report = rtp.parse_sender_report(data)
         if report is not None:
-            self._reporter = (address, report, now)
+            self._reporter = address
+            self._reports.heard(report, now)
 
     def _send_report(self, now: float) -> None:
-        """A receiver report to a peer that sends sender reports (some stop without)."""
-        if self._reporter is None or self.ingest.ssrc is None:
-            return
-        self._reported_mono = now
-        address, report, heard = self._reporter
-        ingest = self.ingest
-        received, lost = ingest.packets, ingest.lost
-        new_received, new_lost = received - self._reported[0], lost - self._reported[1]
-        self._reported = (received, lost)
-        total = new_received + new_lost
-        block = rtp.ReportBlock(
-            ssrc=ingest.ssrc or 0, fraction_lost=min(255, new_lost * 256 // total) if total > 0 else 0, lost=lost,
-            highest_sequence=ingest.highest_sequence, jitter=int(ingest.jitter),
-            last_sr=report.ntp >> 16 & 0xFFFFFFFF, delay=int((now - heard) * 65536),
-        )  # fmt: skip
-        data = rtp.build_receiver_report(self._report_ssrc, [block])
+        data = self._reports.build(self.ingest, now)
         with contextlib.suppress(OSError):
             if self._chosen is not None:
                 prefix = b"$\x01" if self._chosen.deframer.framing is Framing.INTERLEAVED else b""
                 self._chosen.sock.send(prefix + frame(data))
-            elif self._lease is not None and self._lease.rtcp is not None and address is not None:
-                self._lease.rtcp.sendto(data, address)
+            elif self._lease is not None and self._lease.rtcp is not None and self._reporter is not None:
+                self._lease.rtcp.sendto(data, self._reporter)
 
     # --- statistics --------------------------------------------------------------------------------------------
 
@@ -568,173 +551,3 @@ class GbSource:
             relay_drops=self.relay_drops_before + sum(relay.dropped for relay in self.relays),
             last_packet_age_s=None if last is None else max(0.0, now - last), media_mismatch=self.content.mismatch,
         )  # fmt: skip
-
-
-class TcpInput:
-    """One TCP connection: reads into its deframer, hands whole packets on. Closed by its owner or by the peer."""
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        address: Address,
-        pump: Pump,
-        now: float,
-        *,
-        packets: Callable[[TcpInput, list[tuple[int, int]], float], None],
-        ended: Callable[[TcpInput], None],
-    ) -> None:
-        self.sock = sock
-        self.address = address
-        self.opened_mono = now
-        self.deframer = Deframer()
-        self._pump = pump
-        self._packets = packets
-        self._ended = ended
-        pump.register(sock, self._drain)
-
-    def take(self, data: bytes, now: float) -> None:
-        """Bytes that were read before."""
-        self.deframer.space()[: len(data)] = data
-        spans = self.deframer.advance(len(data))
-        if spans:
-            self._packets(self, spans, now)
-
-    def close(self) -> None:
-        self._pump.unregister(self.sock)
-        self.sock.close()
-
-    def _drain(self, now: float) -> None:
-        try:
-            count = self.sock.recv_into(self.deframer.space())
-        except BlockingIOError:
-            return
-        except OSError:
-            count = 0
-        if count == 0:
-            self.close()
-            self._ended(self)
-            return
-        spans = self.deframer.advance(count)
-        if spans:
-            self._packets(self, spans, now)
-
-
-class SharedPort:
-    """One UDP and TCP port for many sessions, told apart by SSRC and source (field quirk 27).
-
-    A packet of an unknown source goes to the session that waits for its SSRC, else to the only waiting session of its
-    host, else to the only waiting session at all; else it is foreign.
-    """
-
-    def __init__(
-        self, port: int, *, host: str, pump: Pump, udp: socket.socket, listener: socket.socket
-    ) -> None:
-        self.port = port
-        self.foreign = 0
-        self._pump = pump
-        self._udp = udp
-        self._listener = listener
-        self._sessions: list[GbSource] = []
-        self._routes: dict[tuple[Address, int], GbSource] = {}
-        self._strangers: list[TcpInput] = []
-        pump.register(udp, self._drain)
-        pump.register(listener, self._accept)
-
-    def add(self, source: GbSource) -> None:
-        self._sessions.append(source)
-
-    def remove(self, source: GbSource) -> None:
-        if source in self._sessions:
-            self._sessions.remove(source)
-        self._routes = {key: value for key, value in self._routes.items() if value is not source}
-
-    def close(self) -> None:
-        for connection in self._strangers:
-            connection.close()
-        for sock in (self._udp, self._listener):
-            self._pump.unregister(sock)
-            sock.close()
-
-    def _drain(self, now: float) -> None:
-        receive, view = self._udp.recvfrom_into, self._pump.view
-        batches: dict[int, tuple[GbSource, list[int], list[int]]] = {}
-        position = 0
-        while position < _DRAIN_LIMIT:
-            try:
-                size, address = receive(view[position:])
-            except OSError:
-                break
-            if size < rtp.HEADER_SIZE:
-                continue
-            ssrc = int.from_bytes(view[position + 8 : position + 12], "big")
-            source = self._routes.get((address[:2], ssrc))
-            if source is None:
-                source = self._route(bytes(view[position : position + size]), address[:2], ssrc, now)
-                if source is None:
-                    continue
-            batch = batches.get(id(source))
-            if batch is None:
-                batch = batches[id(source)] = (source, [], [])
-            batch[1].append(position)
-            batch[2].append(size)
-            position += size
-        for source, starts, sizes in batches.values():
-            source.feed(self._pump.arena, view, starts, sizes, now)
-
-    def _route(self, packet: bytes, address: Address, ssrc: int, now: float) -> GbSource | None:
-        source = self._match(address, ssrc, Transport.UDP)
-        if source is None or not source.accepts(packet, address, now):
-            self.foreign += 1
-            return None
-        source.source = address
-        self._routes[(address, ssrc)] = source
-        return source
-
-    def _match(self, address: Address, ssrc: int, transport: Transport) -> GbSource | None:
-        sessions = [source for source in self._sessions if source.spec.transport is transport]
-        named = [source for source in sessions if ssrc in (source.ingest.wanted, source.ingest.ssrc)]
-        if named:
-            return next((source for source in named if source.remote_host == address[0]), named[0])
-        same = [
-            source for source in sessions if source.source == address and source.remote_host == address[0]
-        ]
-        if len(same) == 1:
-            return same[0]
-        waiting = [source for source in sessions if source.source is None]
-        of_host = [source for source in waiting if source.remote_host == address[0]]
-        for fitting in (of_host, waiting):
-            if len(fitting) == 1:
-                return fitting[0]
-        return None
-
-    def _accept(self, now: float) -> None:
-        while True:
-            try:
-                sock, address = self._listener.accept()
-            except OSError:
-                return
-            self._strangers = [item for item in self._strangers if item.sock.fileno() >= 0]
-            while len(self._strangers) >= 64:
-                self._strangers.pop(0).close()
-            tune(sock)
-            self._strangers.append(
-                TcpInput(
-                    sock, address[:2], self._pump, now, packets=self._assign, ended=lambda connection: None
-                )
-            )
-
-    def _assign(self, connection: TcpInput, spans: list[tuple[int, int]], now: float) -> None:
-        """The first packets of a connection say whose it is; the session takes it over with the bytes read."""
-        view = connection.deframer.view
-        start, size = spans[0]
-        if rtp.is_rtcp(view[start : start + size]):
-            return
-        ssrc = int.from_bytes(view[start + 8 : start + 12], "big")
-        source = self._match(connection.address, ssrc, Transport.TCP_PASSIVE)
-        self._strangers.remove(connection)
-        self._pump.unregister(connection.sock)
-        if source is None:
-            self.foreign += len(spans)
-            connection.sock.close()
-            return
-        source.adopt(connection.sock, connection.address, now, bytes(connection.deframer.unread_from(start)))

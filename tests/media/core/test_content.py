@@ -242,3 +242,65 @@ def test_elementary_sound_by_rtpmap() -> None:
     (unit,) = session.units
     assert unit.codec is Codec.AAC
     assert unit.data == adts_header(20, 8000) + frames[0] + adts_header(20, 8000) + frames[1]
+
+
+def feed_units(session: Session, units: Sequence[AccessUnit], number: int = 96, sequence: int = 0) -> None:
+    muxer, packetizer = PsMuxer(units[0].codec), RtpPacketizer(1, number, sequence=sequence)
+    for unit in units:
+        session.feed(packetizer.packets(muxer.mux(unit), unit.dts))
+    session.content.flush(session.now)
+
+
+@pytest.mark.quirk(46)
+@pytest.mark.parametrize(
+    ("formats", "number", "detail"),
+    [
+        ((PayloadFormat(number=98, encoding="H264"),), 98, "payload_type=98 negotiated=H264 payload=PS"),
+        (PS, 99, "payload_type=99 payload=PS not negotiated"),
+    ],
+)
+def test_a_program_stream_under_another_name_is_played(
+    h264_units: list[AccessUnit], formats: tuple[PayloadFormat, ...], number: int, detail: str
+) -> None:
+    session = Session(formats)
+    feed_units(session, h264_units, number)
+    assert session.pictures == [unit.data for unit in h264_units]
+    assert session.faults == [("media_mismatch", detail)]
+
+
+@pytest.mark.gb("G218")
+def test_the_answer_may_choose_another_payload(h264_units: list[AccessUnit]) -> None:
+    session = Session((PayloadFormat(number=96), PayloadFormat(number=98, encoding="H264")))
+    session.content.renegotiate((PayloadFormat(number=98, encoding="H265"),))
+    payload = b"\x26\x01\xaf" + bytes(30)
+    session.feed(packetize([payload], 98, 0, 0))
+    session.content.renegotiate((PayloadFormat(number=98, encoding="H264"),))
+    sequence = 1
+    for unit in h264_units:
+        packets = packetize(
+            [p for nal in nal_units(unit) for p in h264_payloads(nal)], 98, unit.dts, sequence
+        )
+        sequence += len(packets)
+        session.feed(packets)
+    session.content.flush(session.now)
+    assert [nal_units(unit) for unit in session.units if unit.codec is Codec.H264] == [
+        nal_units(u) for u in h264_units
+    ]
+
+
+def test_g711_of_a_static_number_needs_no_rtpmap() -> None:
+    session = Session(())
+    for n in range(3):
+        session.feed([build(8, n, n * 160, 1, b"\xd5" * 160)])
+    session.content.flush(session.now)
+    assert [unit.codec for unit in session.units] == [Codec.PCMA] * 3
+
+
+def test_a_session_that_starts_inside_a_transport_packet_is_found_out() -> None:
+    session = Session()
+    packetizer = RtpPacketizer(1, 96)
+    session.feed(packetizer.packets(bytes(1000), 0))
+    ts = (b"\x47\x1f\xff\x10" + bytes(184)) * 7
+    for n in range(1, 6):
+        session.feed(packetizer.packets(ts, n * 900))
+    assert session.faults == [("media_mismatch", "payload_type=96 payload=MPEG-TS")]
