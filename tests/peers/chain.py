@@ -70,9 +70,13 @@ class Viewer:
         wanted = self.fragments + count
         await eventually(lambda: self.fragments >= wanted, timeout_s, "fragments at the viewer")
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._stop = True
-        self._thread.join(10)
+        await asyncio.to_thread(self._thread.join, 10)
+
+    async def wait_end(self) -> None:
+        """Wait until the other side closes."""
+        await eventually(self.ended.is_set, 20, "the end of the viewer's stream")
 
 
 @dataclass

@@ -52,8 +52,8 @@ async def test_a_killed_media_node_is_replaced_and_the_picture_comes_back(tmp_pa
         (successor,) = await eventually(lambda: media_nodes(house.gateway.process.pid))
         assert successor != node
         assert not alive(node)
-        assert viewer.ended.wait(10)
-        viewer.close()
+        await viewer.wait_end()
+        await viewer.close()
         again = await asyncio.to_thread(Viewer, house.gateway, watched.channel_id)
         await again.pictures()
 
@@ -70,7 +70,7 @@ async def test_a_killed_media_node_is_replaced_and_the_picture_comes_back(tmp_pa
         for one in house.cameras:
             assert (await house.device(one))["state"] == "online"
         assert series(house.gateway.metrics(), "gateway_node_restarts_total") == 1
-        again.close()
+        await again.close()
 
 
 @pytest.mark.gb("G059", "G237")
@@ -91,7 +91,7 @@ async def test_after_kill_9_the_gateway_goes_on_where_it_was(tmp_path: Path) -> 
 
         house.gateway.process.kill()
         house.gateway.process.wait()
-        viewer.close()
+        await viewer.close()
         await eventually(lambda: not any(alive(node) for node in nodes), 20, "old media nodes gone")
         assert await eventually(lambda: all(can_bind(port) for port in house.ports), 20)
         await house.restart()
@@ -124,7 +124,7 @@ async def test_after_kill_9_the_gateway_goes_on_where_it_was(tmp_path: Path) -> 
         assert second.media.stats.decode_errors == 0
         again = await asyncio.to_thread(Viewer, house.gateway, pulled.channel_id)
         await again.pictures()
-        again.close()
+        await again.close()
         assert [(one.registration.registers, one.registration.heartbeats) for one in house.cameras] == before
 
 

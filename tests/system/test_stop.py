@@ -51,8 +51,8 @@ async def test_a_stop_ends_everything_that_runs(
         await asyncio.wait_for(asyncio.shield(pull.session.ended), 10)
         assert pull.session.ended.result() == "remote_bye"
         await house.upper.wait(lambda: not house.upper.lowers, 10, "for the log-out")
-        assert viewer.ended.wait(10)
-        viewer.close()
+        await viewer.wait_end()
+        await viewer.close()
         log = house.gateway.log()
         assert "Traceback" not in log
         assert "was never retrieved" not in log
