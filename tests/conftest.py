@@ -12,6 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build"
+CAPTURES = ROOT.parent / "shared" / "corpus"
+if CAPTURES.is_dir():
+    os.environ.setdefault("GB_CORPUS", str(CAPTURES))
 
 _outcomes: dict[str, dict[str, set[str]]] = defaultdict(lambda: {"passed": set(), "failed": set()})
 _missing: dict[str, int] = defaultdict(int)
@@ -76,8 +79,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def corpus() -> Path:
-    """The folder of captured messages beside the project; tests that want it are skipped without it."""
-    path = ROOT.parent / "shared" / "corpus"
-    if not path.is_dir():
-        pytest.skip("no corpus of captured messages beside the project")
-    return path
+    """The folder of captured messages, where there is one (GB_CORPUS names it); tests that want it are skipped without."""
+    folder = os.environ.get("GB_CORPUS", "")
+    if not folder:
+        pytest.skip("GB_CORPUS names no folder of captured messages")
+    return Path(folder)
