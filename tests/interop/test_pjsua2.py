@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 from gateway_process import PASSWORD, GatewayProcess, gateway_process, wait_for
+
+if importlib.util.find_spec("pjsua2") is None:
+    pytest.skip("pjsua2 has no wheel for this Python", allow_module_level=True)
 
 PEER = Path(__file__).parents[1] / "peers" / "pjsua_device.py"
 
