@@ -166,13 +166,15 @@ class LiveHouse:
 
     async def assert_nothing_left(self) -> None:
         """No receiver on the nodes, no SSRC, dialog, journal entry or session here."""
-        assert self.sessions.list() == []
-        assert self.pool.leased == 0
-        assert not self.journal
-        assert not self.opener.by_stream
-        assert self.endpoint.counts["dialogs"] == 0
+        await until(lambda: self.sessions.list() == [])  # the last lines of the end come after the BYE's answer
+        await until(lambda: self.pool.leased == 0)
+        await until(lambda: not self.journal)
+        await until(lambda: not self.opener.by_stream)
+        await until(lambda: self.endpoint.counts["dialogs"] == 0)
         for node in self.nodes.handles():
-            assert (await node.client.stats()).streams == 0
+            async with asyncio.timeout(10.0):
+                while (await node.client.stats()).streams:
+                    await asyncio.sleep(0.05)
 
 
 async def until(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
