@@ -76,7 +76,8 @@ class DeviceOptions:
     """Everything about a simulated device except who it is.
 
     ``transport`` is that of SIP; ``media`` what it accepts in offers. ``page_size`` is the number of catalog items
-    per message. ``max_calls`` parallel streams, beyond which 486. ``charset`` None: as the edition asks.
+    per message. ``max_calls`` parallel streams, beyond which 486. ``longest_subscription_s`` is the most a subscriber
+    is granted. ``charset`` None: as the edition asks.
     """
 
     transport: Literal["udp", "tcp"] = "udp"
@@ -91,6 +92,7 @@ class DeviceOptions:
     user_agent: str = "device-simulator"
     page_size: int = 4
     max_calls: int = 16
+    longest_subscription_s: int = 86400
     pictures: Pictures = field(default_factory=Pictures)
     register: RegisterSettings = field(default_factory=RegisterSettings)
     timers: Timers | None = None
@@ -393,7 +395,7 @@ class SimulatedDevice:
 
     def _subscribed(self, incoming: IncomingSubscribe, body: Body | None) -> Reply | None:
         expires = incoming.request.expires
-        granted = 600 if expires is None else min(expires, 86400)
+        granted = min(600 if expires is None else expires, self.options.longest_subscription_s)
         kind = "catalog"
         if body is not None and not isinstance(body, CatalogQuery):
             kind = "mobileposition" if isinstance(body, MobilePositionQuery) else body.cmd_type.lower()

@@ -462,13 +462,14 @@ class UpperPlatform:
         return list((await self.collect(device_id, timeout_s=timeout_s)).items.values())
 
     async def subscribe_catalog(
-        self, device_id: str = "", *, expires_s: int = 600, event: str | None = None
+        self, device_id: str = "", *, to: str = "", expires_s: int = 600, event: str | None = None
     ) -> Subscription:
-        """Subscribe; NOTIFYs are kept in ``notifies``."""
-        query = CatalogQuery(sn=self.next_sn(), device_id=device_id or self.lower_id)
+        """Subscribe; NOTIFYs are kept in ``notifies``. ``to``: another system than the gateway, below it (N.2.2)."""
+        user = to or self.lower_id
+        query = CatalogQuery(sn=self.next_sn(), device_id=device_id or user)
         subscription = await self.endpoint.subscribe(
-            self.target(),
-            to=f"sip:{self.lower_id}@{self.lower_id[:10]}",
+            self.target(user),
+            to=f"sip:{user}@{self.lower_id[:10]}",
             event=event if event is not None else f"Catalog;id={secrets.randbelow(10_000)}",
             expires_s=expires_s,
             body=encode(query, charset=self.charset, edition=self.edition),

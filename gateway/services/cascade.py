@@ -33,6 +33,7 @@ from gateway.services.cascade_invite import ContactWriter, InviteRelay, subject_
 from gateway.services.cascade_items import ItemWriter
 from gateway.services.cascade_journal import UpperJournal
 from gateway.services.cascade_link import Requester, UpperLink
+from gateway.services.cascade_route import DomainRoutes, Subscriber
 from gateway.services.cascade_upper import Upper
 from gateway.services.session_third_party import MediaServerRole
 from gateway.storage.platforms import StoredPlatform
@@ -87,8 +88,8 @@ class Store(Protocol):
     async def set_shares(self, platform_id: str, wanted: list[Share]) -> None: ...
 
 
-class SipSide(Requester, Protocol):
-    """The SIP endpoint: requests, and who we are toward a peer."""
+class SipSide(Requester, Subscriber, Protocol):
+    """The SIP endpoint: requests, subscriptions, and who we are toward a peer."""
 
     @property
     def core(self) -> ContactWriter: ...
@@ -201,6 +202,14 @@ class Cascade:
             clock=self._clock,
             shares=shares,
             ids=ids,
+            routes=DomainRoutes(
+                link=link,
+                own=self._identity,
+                facts=self._registry,
+                endpoint=self._endpoint,
+                dispatch=self._dispatch,
+                journal=self._journal,
+            ),
             save_codes=lambda upper: self._store.put(upper.platform, upper.ids.recoded),
             journal=self._journal,
         )
@@ -340,6 +349,9 @@ class Cascade:
     def _device_state(self, event: DeviceOnline | DeviceOffline) -> None:
         channels = self._registry.channels(event.device_id)
         self._status([(event.device_id, event.device_id), *((event.device_id, code) for code in channels)])
+        if isinstance(event, DeviceOffline):
+            for upper in self._uppers.values():
+                upper.routes.device_offline(event.device_id)
 
     def _channel_structure(self, event: ChannelAdded | ChannelRemoved | ChannelChanged) -> None:
         touched = [(event.device_id, event.channel_id)] if isinstance(event, ChannelChanged) else []
@@ -385,17 +397,20 @@ class Cascade:
         upper = self._of(peer)
         if upper is None or not isinstance(incoming, IncomingSubscribe):
             return Reply(403)
-        target = ""
+        query: CatalogQuery | None = None
         if incoming.request.body.strip():
             body = decode(incoming.request.body, root_hint="Query").body
             if not isinstance(body, CatalogQuery):
                 return Reply(489, (("Allow-Events", "Catalog"),))
-            target = body.device_id
+            query = body
         elif not incoming.event.lower().startswith("catalog"):
             return Reply(489, (("Allow-Events", "Catalog"),))
         tree = await upper.tree()
         contact = self._endpoint.core.contact(incoming.flow, upper.link.identity.user)
-        return upper.subscribe(incoming, target, tree, contact)
+        domain = upper.routes.named(incoming.request, tree)
+        if domain:
+            return await upper.routes.open(incoming, domain, query, tree, contact)
+        return upper.subscribe(incoming, query.device_id if query is not None else "", tree, contact)
 
     async def _catalog(self, peer: Peer, query: CatalogQuery, incoming: Incoming) -> None:
         upper = self._of(peer)

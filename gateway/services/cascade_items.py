@@ -105,6 +105,11 @@ class ItemWriter:
         return CatalogItem(manufacturer=device.manufacturer, model=device.model, register_way=1, secrecy=0)
 
 
+def without_secrets(item: CatalogItem) -> CatalogItem:
+    """The Item without what must not go up: addresses, passwords, unknown fields."""
+    return item.model_copy(update=_HIDDEN)
+
+
 def _as_received(channel: Channel) -> CatalogItem:
     """The Item as the lower side sent it, without what must not go up: addresses, passwords, unknown fields."""
     try:

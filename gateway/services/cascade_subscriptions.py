@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from config.settings import CascadeSettings
@@ -14,6 +14,7 @@ from gateway.services.cascade_ids import Key
 from gateway.services.cascade_items import ItemWriter
 from gateway.services.cascade_link import UpperLink
 from gateway.services.cascade_tree import Entry, Tree, differences
+from sip.endpoint import IncomingSubscribe
 from sip.errors import RemoteError
 from sip.manscdp import CONTENT_TYPE, CatalogItem, CatalogNotify
 from sip.message import Response
@@ -24,6 +25,14 @@ UDP_ROOM_BYTES = 700
 """Room for Items in one NOTIFY over UDP, so that the datagram stays below 1300 bytes."""
 MOST_SUBSCRIPTIONS = 64
 """Per upper."""
+DEFAULT_SUBSCRIPTION_S = 600
+LONGEST_SUBSCRIPTION_S = 86_400
+
+
+def granted_s(incoming: IncomingSubscribe) -> int:
+    """The lifetime an upper may have: what it asked for, within our limit (9.11.3.2)."""
+    asked = incoming.request.expires
+    return min(DEFAULT_SUBSCRIPTION_S if asked is None else asked, LONGEST_SUBSCRIPTION_S)
 
 
 class Notifier(Protocol):
@@ -166,29 +175,34 @@ class CatalogFeed:
         return found
 
     async def _send(self, items: list[CatalogItem], *, at_least_one: bool = False) -> None:
-        """NOTIFYs one after another, SumNum = Num in each (N.1). RemoteError: the subscription is dead."""
-        link = self._link
-        udp = link.target.transport == "udp"
-        full_entries = link.platform.page_size_udp if udp else link.platform.page_size_tcp
-        lengths = ((item.event in ("ADD", "UPDATE"), self._encode([item]) if udp else b"") for item in items)
-        empty = len(self._encode([]))
-        cuts = list(
-            batches(
-                lengths,
-                entries=BATCH_ENTRIES,
-                full_entries=max(1, full_entries),
-                size=lambda data: len(data) - empty,
-                limit_bytes=UDP_ROOM_BYTES if udp else 0,
-            )
-        )
-        if not cuts and at_least_one:
-            cuts = [slice(0, 0)]
-        for cut in cuts:
-            response = await self._notifier.notify(self._encode(items[cut], count=True), CONTENT_TYPE)
+        """NOTIFYs one after another. RemoteError: the subscription is dead."""
+        for body in notify_bodies(self._link, self.target, items, at_least_one=at_least_one):
+            response = await self._notifier.notify(body, CONTENT_TYPE)
             if response.status // 100 != 2:
                 raise RemoteError(f"NOTIFY answered {response.status}", status=response.status)
 
-    def _encode(self, items: list[CatalogItem], *, count: bool = False) -> bytes:
-        sn = self._link.next_sn() if count else 0
-        body = CatalogNotify(sn=sn, device_id=self.target, sum_num=len(items), items=items)
-        return self._link.encode(body)
+
+def notify_bodies(
+    link: UpperLink, target: str, items: list[CatalogItem], *, at_least_one: bool = False
+) -> Iterator[bytes]:
+    """The bodies of the NOTIFYs that carry ``items``, cut to what the upper can take; SumNum = Num in each (N.1)."""
+    udp = link.target.transport == "udp"
+    full_entries = link.platform.page_size_udp if udp else link.platform.page_size_tcp
+
+    def encoded(part: list[CatalogItem], sn: int = 0) -> bytes:
+        return link.encode(CatalogNotify(sn=sn, device_id=target, sum_num=len(part), items=part))
+
+    empty = len(encoded([]))
+    cuts = list(
+        batches(
+            ((item.event in ("ADD", "UPDATE"), encoded([item]) if udp else b"") for item in items),
+            entries=BATCH_ENTRIES,
+            full_entries=max(1, full_entries),
+            size=lambda data: len(data) - empty,
+            limit_bytes=UDP_ROOM_BYTES if udp else 0,
+        )
+    )
+    if not cuts and at_least_one:
+        cuts = [slice(0, 0)]
+    for cut in cuts:
+        yield encoded(items[cut], link.next_sn())

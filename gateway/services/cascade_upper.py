@@ -15,7 +15,8 @@ from gateway.services.cascade_ids import IdMap, Key
 from gateway.services.cascade_items import Facts, ItemWriter
 from gateway.services.cascade_journal import UpperJournal
 from gateway.services.cascade_link import UpperLink
-from gateway.services.cascade_subscriptions import MOST_SUBSCRIPTIONS, CatalogFeed
+from gateway.services.cascade_route import DomainRoutes
+from gateway.services.cascade_subscriptions import MOST_SUBSCRIPTIONS, CatalogFeed, granted_s
 from gateway.services.cascade_tree import Directory, Tree, View, build_tree_gently
 from sip.endpoint import IncomingSubscribe, Reply
 from sip.ids import valid_civil_code
@@ -24,8 +25,6 @@ from sip.subscription import NotifierSubscription
 
 log = logging.getLogger(__name__)
 
-DEFAULT_SUBSCRIPTION_S = 600
-LONGEST_SUBSCRIPTION_S = 86_400
 GOODBYE_WAIT_S = 1.0
 REBUILD_PAUSE_S = 0.3
 """Changes that come together lead to one build of the catalog."""
@@ -52,11 +51,13 @@ class Upper:
         clock: Clock,
         shares: Iterable[Share],
         ids: IdMap,
+        routes: DomainRoutes,
         save_codes: Callable[[Upper], Awaitable[None]],
         journal: UpperJournal | None = None,
     ) -> None:
         self.link = link
         self.ids = ids
+        self.routes = routes
         self.answers = CatalogAnswers(link, items)
         self._own_name, self._division_name = own_name, division_name
         self._registry, self._items, self._settings, self._clock = registry, items, settings, clock
@@ -78,11 +79,12 @@ class Upper:
 
     @property
     def subscriptions(self) -> int:
-        return len(self._feeds)
+        """Open ones: served from our own catalog, and routed to lower platforms."""
+        return len(self._feeds) + len(self.routes)
 
     def status(self, streams: int) -> PlatformStatus:
         status = self.link.status()
-        status.subscriptions, status.streams = len(self._feeds), streams
+        status.subscriptions, status.streams = self.subscriptions, streams
         if not self.platform.enabled:
             status.state = PlatformState.DISABLED
         return status
@@ -124,6 +126,7 @@ class Upper:
             if old is not None:
                 for feed in self._feeds:
                     feed.tree_changed(old, new, touched)
+                self.routes.tree_changed(old, new)
             if ids.changed:
                 ids.changed = False
                 self._spawn(self._save_codes(self))
@@ -163,13 +166,13 @@ class Upper:
     def structure_changed(self, touched: Iterable[Key] = ()) -> None:
         """Channels came, went or have other fields. Built anew soon when somebody is subscribed, else when asked."""
         self._dirty = True
-        if self._feeds:
+        if self.subscriptions:
             self._touched.update(touched)
             if self._rebuilder is None or self._rebuilder.done():
                 self._rebuilder = self._spawn(self._rebuild_soon())
 
     async def _rebuild_soon(self) -> None:
-        while self._dirty and self._feeds:
+        while self._dirty and self.subscriptions:
             await asyncio.sleep(max(REBUILD_PAUSE_S, self._took_s / REBUILD_SHARE))
             await self.tree()
 
@@ -180,8 +183,7 @@ class Upper:
         target = target or tree.own_id
         if target != tree.own_id and target not in tree.entries:
             return Reply(404)
-        asked = incoming.request.expires
-        granted = min(DEFAULT_SUBSCRIPTION_S if asked is None else asked, LONGEST_SUBSCRIPTION_S)
+        granted = granted_s(incoming)
         if granted == 0:
             return Reply(200, (("Expires", "0"),))
         for feed, old in list(self._feeds.items()):
@@ -230,13 +232,14 @@ class Upper:
         """The upper is offline: nothing more is sent in its old dialogs (G122)."""
         for notifier in list(self._feeds.values()):
             notifier.finish("upper_offline")
+        self.routes.down()
         self._spawn(self.answers.drop())
 
     async def say_goodbye(self) -> None:
         """We leave of our own will: the last NOTIFY tells the upper to subscribe anew when we are back (RFC 6665 4.1.3)."""
         last = [
             asyncio.create_task(notifier.notify(b"", state="terminated", reason="deactivated"))
-            for notifier in self._feeds.values()
+            for notifier in [*self._feeds.values(), *self.routes.notifiers]
             if self.link.online
         ]
         if last:
@@ -249,6 +252,7 @@ class Upper:
         self.down()
         if self._rebuilder is not None:
             self._rebuilder.cancel()
+        await self.routes.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:

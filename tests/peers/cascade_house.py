@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway_core import DOMAIN, FAST, SERVER, Core
 
-from config.settings import CascadeSettings, MediaSettings, SipSettings
+from config.settings import CascadeSettings, CatalogSettings, MediaSettings, SipSettings
 from gateway.clock import Clock
 from gateway.model import Channel, ChannelKind, Device, DeviceKind, Platform, Share, State
 from gateway.networks import OwnAddress
@@ -112,8 +112,10 @@ class CascadeHouse:
         settings: CascadeSettings = QUICK,
         store: MemoryStore | None = None,
         journal: MemoryJournal | None = None,
+        with_services: bool = False,
+        catalog: CatalogSettings | None = None,
     ) -> None:
-        self.core = Core(clock=Clock(), timers=FAST)
+        self.core = Core(clock=Clock(), timers=FAST, with_services=with_services, catalog=catalog)
         self.registry, self.bus = self.core.registry, self.core.bus
         self.store = store or MemoryStore()
         self.journal = journal if journal is not None else MemoryJournal()
