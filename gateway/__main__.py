@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -14,14 +13,16 @@ from rich.console import Console
 from config.load import ConfigurationError, load
 from config.settings import Settings
 from gateway import __version__
-from gateway.commands import simulate, users
+from gateway.commands.simulate import app as simulate_commands
+from gateway.commands.users import app as user_commands
+from gateway.interrupt import until_interrupted
 
 EXIT_CONFIGURATION = 78
 """sysexits.h EX_CONFIG."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="GB/T 28181 SIP video-networking gateway.")
-app.add_typer(users.app, name="users")
-app.add_typer(simulate.app, name="simulate")
+app.add_typer(user_commands, name="users")
+app.add_typer(simulate_commands, name="simulate")
 console = Console()
 errors = Console(stderr=True)
 
@@ -54,10 +55,6 @@ def run(config: ConfigOption = None) -> None:
     gateway = Gateway(settings)
 
     async def serve() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
         try:
             await gateway.start()
             if gateway.first_password:
@@ -65,12 +62,12 @@ def run(config: ConfigOption = None) -> None:
             console.print(
                 f"[bold]gb-gateway {__version__}[/bold]  console and API: {gateway.url}", highlight=False
             )
-            await stop.wait()
+            await asyncio.Event().wait()
         finally:
             await gateway.stop()
 
     try:
-        asyncio.run(serve())
+        asyncio.run(until_interrupted(serve()))
     except StartFailed as error:
         errors.print(f"[red]cannot start:[/red] {error}", highlight=False)
         raise typer.Exit(1) from None
@@ -96,7 +93,9 @@ def demo(
     """Gateway, six simulated cameras, a recorder and an upper platform on this machine."""
     from gateway.demo import run_demo
 
-    raise typer.Exit(asyncio.run(run_demo(check=check, http_port=port, seconds=seconds, console=console)))
+    work = run_demo(check=check, http_port=port, seconds=seconds, console=console)
+    code = asyncio.run(until_interrupted(work))
+    raise typer.Exit(int(check) if code is None else code)  # an interrupted check has proven nothing
 
 
 @app.command("check-config")
