@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import secrets
-import signal
 import socket
 import sys
 import tempfile
@@ -257,13 +256,9 @@ async def _enter_peers(api: Api, settings: Settings, sip: int, upper: int) -> di
 
 
 async def run_demo(*, check: bool, http_port: int, seconds: float, console: Console) -> int:
-    """Returns the exit code: 0 when all went well."""
+    """Runs for ``seconds`` (0: until it is cancelled). Returns the exit code: 0 when all went well."""
     from gateway.demo_check import check_demo
 
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
     console.print("starting the gateway, six cameras, a recorder and an upper platform ...", style="dim")
     try:
         async with running_demo(http_port) as demo:
@@ -272,9 +267,12 @@ async def run_demo(*, check: bool, http_port: int, seconds: float, console: Cons
             first = (await demo.cameras())[0]["channel_id"]
             pulled = await demo.peers.order(pull=first, transport="udp", seconds=3, keep=True)
             _tell(demo, pulled, first, console)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), seconds or None)
-            console.print("stopping ...", style="dim")
+            try:
+                await asyncio.wait_for(asyncio.Event().wait(), seconds or None)
+            except TimeoutError:
+                pass
+            finally:
+                console.print("stopping ...", style="dim")
     except DemoFailed as error:
         console.print(f"[red]the demo failed:[/red] {error}", highlight=False)
         return 1

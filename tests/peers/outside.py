@@ -27,7 +27,9 @@ def series(text: str, name: str, **labels: str) -> float:
     return total
 
 
-async def eventually(condition: Callable[[], Any], timeout_s: float = 30.0, what: str = "") -> Any:
+async def eventually(
+    condition: Callable[[], Any], timeout_s: float = 30.0, what: str = "", *, every_s: float = 0.1
+) -> Any:
     """Wait until ``condition()`` holds; it may block, so it runs in a thread. Returns its value."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -35,7 +37,7 @@ async def eventually(condition: Callable[[], Any], timeout_s: float = 30.0, what
         if value:
             return value
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what or condition}"
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(every_s)
 
 
 # -- processes -----------------------------------------------------------------------------------------------

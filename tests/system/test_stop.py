@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 from chain import Viewer, chain
-from gateway_process import ROOT
-from outside import alive, can_bind, descendants, eventually, udp_ports
+from gateway_process import ROOT, free_ports
+from outside import alive, can_bind, descendants, eventually, media_nodes, udp_ports
+
+from gateway.services.nodes import START_TIMEOUT_S as NODE_PATIENCE_S
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -61,31 +63,72 @@ async def test_a_stop_ends_everything_that_runs(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 async def test_a_stop_during_the_start(number: signal.Signals, tmp_path: Path) -> None:
-    """Whatever is half built is taken down again."""
-    for wait_s in (0.4, 0.8, 1.2, 1.6):
-        process = await asyncio.to_thread(started, tmp_path, wait_s)
+    """Whatever is half built is taken down again, wherever the start was."""
+    for moment in ("sip_listening", "registrations resumed", "node_started", "http listening"):
+        log = tmp_path / f"{moment.split()[0]}.log"
+        process = started(tmp_path, free_ports(4), log)
+        await eventually(lambda log=log, moment=moment: moment in log.read_text(), 60, every_s=0.005)
         processes = descendants(process.pid)
         process.send_signal(number)
-        await asyncio.to_thread(process.wait, 30)
+        assert await asyncio.to_thread(process.wait, 30) == 0
         await eventually(lambda processes=processes: not any(map(alive, processes)), 20)
+        assert "Traceback" not in log.read_text(), log.read_text()
 
 
-def started(folder: Path, wait_s: float) -> subprocess.Popen[bytes]:
-    """A gateway that has been starting for so long."""
-    from gateway_process import free_ports
+async def test_a_start_that_cannot_go_on_can_be_stopped(tmp_path: Path) -> None:
+    """The media node finds its port taken and is started again and again; Ctrl-C does not wait for it."""
+    ports, log = free_ports(4), tmp_path / "waiting.log"
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", ports[2]))
+        holder.listen()
+        process = started(tmp_path, ports, log)
+        try:
+            await eventually(lambda: "node start failed" in log.read_text(), 30)
+            process.send_signal(signal.SIGINT)
+            assert await asyncio.to_thread(process.wait, NODE_PATIENCE_S / 2) == 0
+        finally:
+            if process.poll() is None:
+                process.kill()
+    assert str(ports[2]) in log.read_text()
+    assert "Traceback" not in log.read_text()
 
-    sip, http, viewer, metrics = free_ports(4)
+
+def started(folder: Path, ports: list[int], log: Path) -> subprocess.Popen[bytes]:
+    """A gateway that is just starting."""
+    sip, http, viewer, metrics = ports
     configuration = folder / "starting.yaml"
     configuration.write_text(
         f"sip: {{host: 127.0.0.1, port: {sip}, allow_loopback: true}}\nhttp: {{host: 127.0.0.1, port: {http}}}\n"
-        f"media: {{viewer_port: {viewer}}}\nmetrics: {{port: {metrics}}}\nstorage: {{directory: {folder}/data}}\n"
+        f"media: {{viewer_host: 127.0.0.1, viewer_port: {viewer}}}\nmetrics: {{port: {metrics}}}\n"
+        f"storage: {{directory: {folder}/data}}\n"
     )
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "gateway", "run", "-c", str(configuration)],
+            cwd=ROOT, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+
+async def test_a_demo_that_is_still_starting_can_be_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     process = subprocess.Popen(
-        [sys.executable, "-m", "gateway", "run", "-c", str(configuration)],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, "-m", "gateway", "demo", "--port", "0"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    time.sleep(wait_s)
-    return process
+    try:
+        await eventually(lambda: media_nodes(process.pid) or process.poll() is not None, 60)
+        seen = descendants(process.pid)
+        process.send_signal(signal.SIGINT)
+        text, _ = await asyncio.to_thread(process.communicate, timeout=30)
+    finally:
+        if process.poll() is None:
+            process.kill()
+    assert process.returncode == 0, text
+    assert "Traceback" not in text, text
+    await eventually(lambda: not any(map(alive, seen)), 10)
+    assert [path for path in tmp_path.iterdir() if path.name.startswith("gb-")] == []
 
 
 @pytest.mark.slow
