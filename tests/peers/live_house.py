@@ -166,7 +166,9 @@ class LiveHouse:
 
     async def assert_nothing_left(self) -> None:
         """No receiver on the nodes, no SSRC, dialog, journal entry or session here."""
-        await until(lambda: self.sessions.list() == [])  # the last lines of the end come after the BYE's answer
+        await until(
+            lambda: self.sessions.list() == []
+        )  # the last lines of the end come after the BYE's answer
         await until(lambda: self.pool.leased == 0)
         await until(lambda: not self.journal)
         await until(lambda: not self.opener.by_stream)
