@@ -35,6 +35,7 @@ from gateway.services.cascade_journal import UpperJournal
 from gateway.services.cascade_link import Requester, UpperLink
 from gateway.services.cascade_route import DomainRoutes, Subscriber
 from gateway.services.cascade_upper import Upper
+from gateway.services.provisioning import platform_of as configured_platform
 from gateway.services.session_third_party import MediaServerRole
 from gateway.storage.platforms import StoredPlatform
 from sip.endpoint import Identity, Incoming, IncomingInvite, IncomingSubscribe, Reply
@@ -463,22 +464,7 @@ class Cascade:
 
 def configured_platforms(settings: CascadeSettings) -> list[Platform]:
     """The uppers of the configuration file as records."""
-    return [
-        Platform(
-            platform_id=entry.platform_id,
-            name=entry.name or entry.platform_id,
-            domain=entry.domain or domain_of(entry.platform_id),
-            host=entry.host,
-            port=entry.port,
-            transport=entry.transport,
-            our_id=entry.our_id or "",
-            username=entry.username,
-            password=entry.password.get_secret_value(),
-            share_all=entry.share_all,
-            rights=frozenset(entry.rights),
-        )
-        for entry in settings.platforms
-    ]
+    return [configured_platform(entry) for entry in settings.platforms]
 
 
 def _chosen(shares: Iterable[Share]) -> dict[Key, str]:
