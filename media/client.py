@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from media.errors import MediaError
 from media.specs import (
+    InputSpec,
     NodeEvent,
     NodeStats,
     ReceiverInfo,
@@ -71,6 +72,10 @@ class MediaClient:
 
     async def close_receiver(self, stream_id: str) -> None:
         await self._call("DELETE", f"/streams/{stream_id}")
+
+    async def open_input(self, spec: InputSpec) -> None:
+        """Open a stream that is no RTP session of a device; end it by :meth:`close_receiver`."""
+        await self._call("POST", "/inputs", spec)
 
     async def stream(self, stream_id: str) -> StreamStats:
         return StreamStats.model_validate_json(await self._call("GET", f"/streams/{stream_id}"))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from media.errors import MediaError
-from media.specs import ReceiverSpec, ReceiverUpdate, SenderSpec
+from media.specs import AnyInput, InputSpec, ReceiverSpec, ReceiverUpdate, SenderSpec
 
 if TYPE_CHECKING:
     from media.node import Node
@@ -23,6 +23,7 @@ PING_S = 2.0
 """A blank line on a silent event stream, so that both sides notice a dead one."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 M = TypeVar("M", bound=BaseModel)
+_INPUT: TypeAdapter[InputSpec] = TypeAdapter(AnyInput)
 
 
 def problem(status: int, code: str, detail: str) -> web.Response:
@@ -88,6 +89,10 @@ class ControlRoutes:
         self._node.close_receiver(request.match_info["id"])
         return web.Response(status=204)
 
+    async def open_input(self, request: web.Request) -> web.Response:
+        self._node.open_input(_INPUT.validate_json(await request.read()))
+        return web.Response(status=204)
+
     async def stream(self, request: web.Request) -> web.Response:
         return _reply(self._node.stream_stats(request.match_info["id"]))
 
@@ -130,6 +135,7 @@ def add_control_routes(app: web.Application, node: Node) -> None:
     app.router.add_patch("/streams/{id}", routes.update_receiver)
     app.router.add_delete("/streams/{id}", routes.close_receiver)
     app.router.add_get("/streams/{id}", routes.stream)
+    app.router.add_post("/inputs", routes.open_input)
     app.router.add_get("/stats", routes.stats)
     app.router.add_post("/senders", routes.open_sender)
     app.router.add_post("/senders/{id}/start", routes.start_sender)

@@ -30,9 +30,12 @@ from media.ports import NoPort, PortPool, media_socket
 from media.pump import Pump, probe_gso
 from media.readers import fmp4, snapshot, webrtc
 from media.readers.relay import Relay
+from media.sources import inputs
+from media.sources.base import Source
 from media.sources.gb import GbSource
 from media.sources.shared_port import SharedPort
 from media.specs import (
+    InputSpec,
     KeyFrameWanted,
     NodeConfig,
     NodeEvent,
@@ -67,7 +70,7 @@ _COUNTERS = tuple(
 class _Entry:
     """What the node keeps of one stream."""
 
-    def __init__(self, source: GbSource) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
         self.viewers: dict[str, str] = {}
         self.unused_since: float | None = None
@@ -208,7 +211,7 @@ class Node:
             entry.unused_since, entry.idle_told = None, False
         elif entry.unused_since is None:
             entry.unused_since = now
-        elif not entry.idle_told and now - entry.unused_since >= entry.source.spec.idle_grace_s:
+        elif not entry.idle_told and now - entry.unused_since >= entry.source.idle_grace_s:
             entry.idle_told = True
             self.emit(StreamIdle(stream_id=stream_id))
 
@@ -217,21 +220,9 @@ class Node:
     def open_receiver(self, spec: ReceiverSpec) -> ReceiverInfo:
         """Open one receiving stream. MediaError: bad_request (409 for an id in use), no_port, unsupported."""
         stream_id = spec.stream_id
-        if stream_id in self._entries:
-            raise MediaError("bad_request", f"stream {stream_id} is open already", 409)
         if spec.shared_port and self._shared is None:
             raise MediaError("unsupported", "this node has no shared port")
-        stream = Stream(
-            stream_id,
-            gop_cache_bytes=self.config.gop_cache_bytes,
-            queue_units=self.config.reader_queue_units,
-            on_ready=self._ready,
-            on_key_frame_wanted=lambda _: self.emit(KeyFrameWanted(stream_id=stream_id)),
-            on_fault=lambda kind, detail: self.emit(
-                StreamFault(stream_id=stream_id, kind=kind, detail=detail)
-            ),
-            clock=self._clock,
-        )
+        stream = self._new_stream(stream_id)
         source = GbSource(
             spec, stream, pump=self.pump, ports=self.ports, host=self.config.media_host,
             window_s=self.config.reorder_window_s, cache_bytes=self.config.gop_cache_bytes, shared=self._shared,
@@ -250,9 +241,44 @@ class Node:
         )
         return info
 
+    def _new_stream(self, stream_id: str) -> Stream:
+        if stream_id in self._entries:
+            raise MediaError("bad_request", f"stream {stream_id} is open already", 409)
+        return Stream(
+            stream_id,
+            gop_cache_bytes=self.config.gop_cache_bytes,
+            queue_units=self.config.reader_queue_units,
+            on_ready=self._ready,
+            on_key_frame_wanted=lambda _: self.emit(KeyFrameWanted(stream_id=stream_id)),
+            on_fault=lambda kind, detail: self.emit(
+                StreamFault(stream_id=stream_id, kind=kind, detail=detail)
+            ),
+            clock=self._clock,
+        )
+
     def update_receiver(self, stream_id: str, update: ReceiverUpdate) -> None:
-        """What the SIP answer taught. MediaError: not_found."""
-        self._entry(stream_id).source.update(update)
+        """What the SIP answer taught. MediaError: not_found, unsupported for an input."""
+        source = self._entry(stream_id).source
+        if not isinstance(source, GbSource):
+            raise MediaError("unsupported", f"stream {stream_id} is no receiver")
+        source.update(update)
+
+    def open_input(self, spec: InputSpec) -> None:
+        """Open a stream that is no RTP session of a device. It ends like a receiver (:meth:`close_receiver`).
+
+        MediaError: bad_request (409 for an id in use), unsupported. What fails later is told by StreamLost.
+        """
+        stream_id = spec.stream_id
+        stream = self._new_stream(stream_id)
+        host = inputs.InputHost(
+            config=self.config,
+            on_lost=lambda cause: self.emit(StreamLost(stream_id=stream_id, cause=cause)),
+            clock=self._clock,
+            stream_of=self.stream,
+        )
+        self._entries[stream_id] = _Entry(inputs.make(spec, stream, host))
+        self.streams[stream_id] = stream
+        log.info("event=input_opened stream_id=%s kind=%s", stream_id, spec.kind)
 
     def close_receiver(self, stream_id: str) -> None:
         """End a stream with its viewers and relays. Unknown ids are none of our business."""

@@ -79,6 +79,16 @@ class ReceiverUpdate(Record):
     paused: bool | None = None
 
 
+class InputSpec(Record):
+    """Base of inputs that are no RTP session of a device. ``kind`` chooses the source (media/sources/inputs.py)."""
+
+    kind: str
+    stream_id: StreamId
+    idle_grace_s: float = 10.0
+    silence_s: float = 15.0
+    """Without a unit for this long the stream counts as lost."""
+
+
 class SenderSpec(Record):
     """Ask a node to relay a stream's RTP payload untouched to another platform.
 
@@ -222,11 +232,13 @@ class StreamIdle(Record):
 
 
 class StreamLost(Record):
-    """No RTP for ``no_rtp_timeout_s``, or the TCP connection ended. cause: no_rtp | connection_lost | dial_failed."""
+    """No RTP for ``no_rtp_timeout_s``, or the TCP connection ended. cause: no_rtp | connection_lost | dial_failed;
+    inputs also: refused | not_found | ended (``detail`` says more)."""
 
     type: Literal["stream_lost"] = "stream_lost"
     stream_id: StreamId
     cause: str
+    detail: str = ""
 
 
 class StreamFault(Record):
@@ -264,6 +276,9 @@ class ViewerEnded(Record):
     kind: str
     cause: str
 
+
+AnyInput = InputSpec
+"""What ``POST /inputs`` takes: the union of all kinds, told apart by ``kind``."""
 
 NodeEvent = Annotated[
     StreamReady | StreamIdle | StreamLost | StreamFault | KeyFrameWanted | SenderEnded | ViewerEnded,

@@ -117,6 +117,10 @@ class GbSource:
 
     # --- life --------------------------------------------------------------------------------------------------
 
+    @property
+    def idle_grace_s(self) -> float:
+        return self.spec.idle_grace_s
+
     def open(self) -> ReceiverInfo:
         """Bind the port that the offer names. Raises NoPort."""
         now = self._clock()
