@@ -115,6 +115,24 @@ shares = Table(
     Index(None, "platform_id", "exported_id"),  # not unique: two ways to one camera share one code
 )
 
+inputs = (
+    Table(  # cameras and files that are no GB/T 28181 devices; each is a channel of our own virtual device
+        "inputs",
+        metadata,
+        Column("channel_id", String(20), primary_key=True),
+        Column("device_id", String(20), nullable=False),
+        Column("kind", String(16), nullable=False),  # rtsp | file
+        Column("name", String(255), nullable=False),
+        Column("url", Text, nullable=False),
+        Column("username", String(128), nullable=False, default=""),
+        Column(
+            "password", String(255), nullable=False, default=""
+        ),  # needed in clear: the camera asks for a digest
+        Column("enabled", Boolean, nullable=False, default=True),
+        Column("settings", JSON, nullable=False),  # what else gateway.services.inputs.Input holds
+    )
+)
+
 journal = Table(  # dialogs and subscriptions that must be ended or taken up again after a crash
     "journal",
     metadata,
