@@ -30,7 +30,6 @@ from gateway.services.control import Control
 from gateway.services.device_info import DeviceInfoService
 from gateway.services.liveness import Liveness
 from gateway.services.nodes import NodePlan, Nodes
-from gateway.services.provisioning import enter_platforms
 from gateway.services.registrar import Registrar
 from gateway.services.session_address import MediaAddress
 from gateway.services.session_journal import DialogJournal
@@ -388,7 +387,6 @@ class Gateway:
         """Uppers come last: what they ask for can be served. They hear of lost and regained media nodes."""
         self._stack.push_async_callback(self.cascade.close)
         await self.cascade.start()
-        await enter_platforms(self.cascade, self.settings.cascade.platforms)
         self.endpoint.on_connection_closed = self._connection_closed
         self.nodes.on_ready.append(lambda node: self.cascade.health_changed())
         self.nodes.on_lost.append(lambda node, cause: self.cascade.health_changed())

@@ -35,7 +35,7 @@ from gateway.services.cascade_journal import UpperJournal
 from gateway.services.cascade_link import Requester, UpperLink
 from gateway.services.cascade_route import DomainRoutes, Subscriber
 from gateway.services.cascade_upper import Upper
-from gateway.services.provisioning import platform_of as configured_platform
+from gateway.services.provisioning import configured_platform
 from gateway.services.session_third_party import MediaServerRole
 from gateway.storage.platforms import StoredPlatform
 from sip.endpoint import Identity, Incoming, IncomingInvite, IncomingSubscribe, Reply
@@ -155,10 +155,14 @@ class Cascade:
         if self._journal is not None:
             self._spawn(self._journal.end_orphans())
         have = {stored.platform.platform_id for stored in known}
-        for platform in configured_platforms(self._settings):
+        for platform in map(configured_platform, self._settings.platforms):
             if platform.platform_id not in have:
                 await self._store.put(platform, {})
                 known.append(StoredPlatform(platform))
+                log.info(
+                    "platform entered from the configuration platform_id=%s host=%s",
+                    *(platform.platform_id, platform.host),
+                )
         for stored in known:
             self._begin(
                 stored.platform, stored.shares, self._ids(stored.platform, stored.shares, stored.recoded)
@@ -300,9 +304,12 @@ class Cascade:
     # -- what peers.py asks ----------------------------------------------------------------------------------
 
     def platform_of(self, flow: Flow, user: str) -> Platform | None:
-        """The upper behind this flow: registered with us now, and its host; among several the port or code decides."""
+        """The upper behind this flow by its host, while we are registered or registering there.
+
+        Among several at one host the code decides, or the port.
+        """
         found = [
-            upper for upper in self._uppers.values() if upper.link.online and flow.host in upper.link.hosts
+            upper for upper in self._uppers.values() if upper.link.heard and flow.host in upper.link.hosts
         ]
         exact = [upper for upper in found if upper.platform.platform_id == user]
         if not exact:
@@ -460,11 +467,6 @@ class Cascade:
         task = asyncio.create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def configured_platforms(settings: CascadeSettings) -> list[Platform]:
-    """The uppers of the configuration file as records."""
-    return [configured_platform(entry) for entry in settings.platforms]
 
 
 def _chosen(shares: Iterable[Share]) -> dict[Key, str]:

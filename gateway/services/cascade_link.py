@@ -109,6 +109,11 @@ class UpperLink:
         return self.machine.state is PlatformState.ONLINE
 
     @property
+    def heard(self) -> bool:
+        """Whether its requests are served: it may ask in the same moment as it grants our REGISTER."""
+        return self.machine.state in (PlatformState.ONLINE, PlatformState.REGISTERING)
+
+    @property
     def edition(self) -> Edition:
         """What may be sent: the operator's setting, lowered to what the upper says of itself (2022 annex I)."""
         ours = Edition.from_header(self.platform.edition)

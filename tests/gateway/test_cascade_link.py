@@ -93,6 +93,18 @@ async def test_it_registers_with_digest_and_says_its_version(transport: str) -> 
     assert OURS not in platform.lowers
 
 
+async def test_an_upper_is_heard_while_we_register_and_not_once_it_refused() -> None:
+    """Its first request may reach us in one batch with its 200."""
+    settings = CascadeSettings(register_retry_s=60)
+    async with linked(upper(), settings=settings, password="not-the-right-one") as link:
+        assert link.machine.state is PlatformState.REGISTERING
+        assert link.heard
+        async with asyncio.timeout(10):
+            while link.machine.state is PlatformState.REGISTERING:
+                await asyncio.sleep(0.01)
+        assert not link.heard
+
+
 @pytest.mark.gb("G055")
 @pytest.mark.parametrize(
     ("expires_in", "granted", "expected"), [("header", 1800, 1800), ("contact", 700, 700), ("both", 900, 900)]
