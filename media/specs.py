@@ -277,6 +277,38 @@ class ViewerEnded(Record):
     cause: str
 
 
+class SegmentInfo(Record):
+    """One recorded file, as the node's events and the gateway's index describe it (media/segments.py has the format).
+
+    ``start`` and ``end`` are UTC unix seconds with fractions; media time t of the file is wall-clock ``start + t``.
+    ``path`` is relative to the directory of ``disk_id``, with ``/``. ``device_id`` and ``channel_id`` are labels
+    that name the folder. ``frames`` counts pictures. ``complete`` False: the file is being written, or was torn
+    and not yet mended; ``end`` and ``bytes`` are then what is known so far. ``cause`` says why it was closed:
+    length | stopped | stream_ended | format_changed | time_jump | write_failed | recovered.
+    """
+
+    segment_id: StreamId
+    recording_id: StreamId
+    device_id: StreamId
+    channel_id: StreamId
+    disk_id: StreamId
+    path: str
+    kind: str = "continuous"
+    """continuous | event | manual."""
+    storage_class: str = "standard"
+    start: float
+    end: float
+    bytes: int = 0
+    frames: int = 0
+    video_codec: str = ""
+    audio_codec: str = ""
+    """aac, or empty without sound."""
+    width: int = 0
+    height: int = 0
+    complete: bool = False
+    cause: str = ""
+
+
 AnyInput = InputSpec
 """What ``POST /inputs`` takes: the union of all kinds, told apart by ``kind``."""
 
