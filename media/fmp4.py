@@ -177,7 +177,7 @@ def _video_track(video: VideoConfig) -> bytes:
     entry = _box(
         b"avc1" if h264 else b"hvc1",
         struct.pack(">6xH16xHHIIIH32xHh", 1, width, height, 0x480000, 0x480000, 0, 1, 24, -1),
-        _box(b"avcC", _avc_config(video)) if h264 else _box(b"hvcC", _hevc_config(video)),
+        _box(b"avcC" if h264 else b"hvcC", decoder_record(video)),
     )
     header = _full(b"vmhd", 0, 1, bytes(8))
     return _track(VIDEO_TRACK, (width, height), VIDEO_TIMESCALE, b"vide", header, entry)
@@ -191,6 +191,11 @@ def _audio_track(audio: AudioConfig) -> bytes:
     )
     header = _full(b"smhd", 0, 0, bytes(4))
     return _track(AUDIO_TRACK, (0, 0), audio.sample_rate, b"soun", header, entry)
+
+
+def decoder_record(video: VideoConfig) -> bytes:
+    """The AVC or HEVC decoder configuration record (ISO/IEC 14496-15 5.3.3.1, 8.3.3.1); FLV carries the same."""
+    return _avc_config(video) if video.codec is Codec.H264 else _hevc_config(video)
 
 
 def _avc_config(video: VideoConfig) -> bytes:

@@ -28,7 +28,7 @@ from media.errors import MediaError
 from media.event_queue import EventHub
 from media.ports import NoPort, PortPool, media_socket
 from media.pump import Pump, probe_gso
-from media.readers import fmp4, snapshot, webrtc
+from media.readers import live, snapshot, webrtc
 from media.readers.relay import Relay
 from media.sources import inputs
 from media.sources.base import Source
@@ -180,7 +180,7 @@ class Node:
         app.on_response_prepare.append(_allow_origins)
         app.router.add_get("/healthz", _healthz)
         app.router.add_route("OPTIONS", "/live/{path:.*}", _preflight)
-        fmp4.add_viewer_routes(app, self)
+        live.add_viewer_routes(app, self)
         runner = await self._runner(app)
         await web.TCPSite(runner, self.config.viewer_host, self.config.viewer_port).start()
         self.viewer_port = runner.addresses[0][1]

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 
 from media import tickets
 from media.errors import MediaError
-from media.readers import fmp4, snapshot, webrtc
+from media.readers import live, snapshot, webrtc
 from media.specs import NodeConfig
 from media.stream import Stream
 from media.unit import AccessUnit
@@ -121,7 +121,7 @@ def node_config() -> NodeConfig:
 async def reader_node(node_config: NodeConfig) -> AsyncIterator[ReaderNode]:
     node = ReaderNode(node_config)
     app = web.Application(middlewares=[problems])
-    fmp4.add_viewer_routes(app, node)
+    live.add_viewer_routes(app, node)
     webrtc.add_control_routes(app, node)
     snapshot.add_control_routes(app, node)
     server = TestServer(app)

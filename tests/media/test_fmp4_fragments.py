@@ -39,7 +39,7 @@ def fragments_of(units: list[AccessUnit], audio: AudioTrack | None = None) -> li
 
 
 def file_of(fragments: list[Fragment]) -> bytes:
-    return fragments[0].init.data + b"".join(fragment.data for fragment in fragments)
+    return fragments[0].head.data + b"".join(fragment.data for fragment in fragments)
 
 
 def hashes(frames: list[av.VideoFrame]) -> list[str]:
@@ -103,7 +103,7 @@ def test_ffprobe_reads_it(name: str, tag: str, tmp_path: Path) -> None:
 
 def test_mime_and_description() -> None:
     fragments = fragments_of(interleaved(PICTURES["h264"].encoded_loop(0.4), tone(0.4)), G711)
-    init = fragments[0].init
+    init = fragments[0].head
     assert init.mime == 'video/mp4; codecs="avc1.42c014,mp4a.40.2"'
     assert init.video == {"codec": "h264", "width": 352, "height": 288}
     assert init.audio == {"codec": "aac", "rate": 8000, "channels": 1}
@@ -112,7 +112,7 @@ def test_mime_and_description() -> None:
 
 def test_parameter_sets_live_in_the_first_segment_only() -> None:
     fragments = fragments_of(PICTURES["h265"].encoded_loop(0.2))
-    assert b"hvc1" in fragments[0].init.data
+    assert b"hvc1" in fragments[0].head.data
     body = fragments[0].data[112:]
     kinds = []
     while body:
@@ -163,9 +163,9 @@ def test_another_size_makes_another_beginning() -> None:
     small, large = TestPicture(352, 288).encoded_loop(0.4), TestPicture(704, 576).encoded_loop(0.4)
     later = [replace(unit, pts=unit.pts + 36000, dts=unit.dts + 36000) for unit in large]
     fragments = fragments_of(small + later)
-    inits = list(dict.fromkeys(fragment.init for fragment in fragments))
+    inits = list(dict.fromkeys(fragment.head for fragment in fragments))
     assert [init.video["width"] for init in inits] == [352, 704]
-    second = [fragment for fragment in fragments if fragment.init is inits[1]]
+    second = [fragment for fragment in fragments if fragment.head is inits[1]]
     assert second[0].key
     with av.open(io.BytesIO(file_of(second))) as container:
         assert len(list(container.decode(video=0))) == 9
@@ -179,7 +179,7 @@ def test_another_codec_makes_another_beginning() -> None:
     fragments = fragments_of(
         first + [replace(unit, pts=unit.pts + 36000, dts=unit.dts + 36000) for unit in then]
     )
-    assert [init.mime[:29] for init in dict.fromkeys(fragment.init for fragment in fragments)] == [
+    assert [init.mime[:29] for init in dict.fromkeys(fragment.head for fragment in fragments)] == [
         'video/mp4; codecs="avc1.42c01',
         'video/mp4; codecs="hvc1.1.6.L',
     ]
@@ -190,9 +190,9 @@ def test_sound_that_starts_late_joins_at_a_key_frame() -> None:
     late = [unit for unit in tone(2) if unit.pts > 45000]
     fragmenter = Fragmenter()
     fragments = [fragment for unit in interleaved(pictures, late) for fragment in fragmenter.feed(unit)]
-    inits = list(dict.fromkeys(fragment.init for fragment in fragments))
+    inits = list(dict.fromkeys(fragment.head for fragment in fragments))
     assert [init.audio is not None for init in inits] == [False, True]
-    second = [fragment for fragment in fragments if fragment.init is inits[1]]
+    second = [fragment for fragment in fragments if fragment.head is inits[1]]
     assert second[0].key
     with av.open(io.BytesIO(file_of(second))) as container:
         assert len(list(container.decode(audio=0))) > 4
@@ -203,7 +203,7 @@ def test_missing_sound_becomes_silence_so_that_the_picture_goes_on(silent_from_s
     pictures = TestPicture(352, 288).encoded_loop(4)
     sound = [unit for unit in tone(4) if unit.pts < silent_from_s * 90_000]
     fragments = fragments_of(interleaved(pictures, sound), G711)
-    assert len({fragment.init for fragment in fragments}) == 1
+    assert len({fragment.head for fragment in fragments}) == 1
     with av.open(io.BytesIO(file_of(fragments))) as container:
         end = max(frame.pts + frame.samples for frame in container.decode(audio=0))
     assert end / 8000 > 3.0

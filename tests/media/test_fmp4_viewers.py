@@ -13,14 +13,14 @@ import av
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
 
-from media.readers import fmp4
-from media.readers.fmp4 import Viewer
+from media.readers import fanout
+from media.readers.fanout import Viewer
 from media.readers.fragmenter import Fragment, Init
 from media.stream import StreamEnded
 from simulator.picture import TestPicture, read_mark, tone
 
 PICTURE = TestPicture(352, 288)
-INIT = Init("video/mp4", b"init", {}, None)
+INIT = Init(b"init", mime="video/mp4")
 
 
 async def read_file(http: ClientSession, url: str, size: int) -> bytes:
@@ -115,7 +115,7 @@ async def test_an_unknown_stream_is_not_found(reader_node: Any, http: ClientSess
 async def test_no_picture_in_time_is_503(
     reader_node: Any, http: ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fmp4, "READY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(fanout, "READY_TIMEOUT_S", 0.05)
     reader_node.open()
     async with http.get(reader_node.url(f"/live/gate.mp4?ticket={reader_node.ticket()}")) as response:
         assert response.status == 503
@@ -207,7 +207,7 @@ async def test_the_end_of_the_stream_ends_its_viewers(reader_node: Any, http: Cl
 async def test_a_viewer_that_reads_nothing_loses_fragments_and_the_others_do_not(
     reader_node: Any, http: ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fmp4, "QUEUE_BYTES", 200_000)
+    monkeypatch.setattr(fanout, "QUEUE_BYTES", 200_000)
     stream = reader_node.open()
     # Much data per second, so that kernel buffers fill soon.
     reader_node.feed(stream, TestPicture(704, 576, bitrate=4_000_000, gop=10), audio=False, speed=12)
@@ -251,7 +251,7 @@ def fragment(size: int, key: bool = False) -> Fragment:
 
 
 async def test_a_full_queue_is_emptied_and_waits_for_a_key_fragment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fmp4, "QUEUE_BYTES", 1000)
+    monkeypatch.setattr(fanout, "QUEUE_BYTES", 1000)
     viewer = Viewer([])
     assert viewer.offer(fragment(100)) == 1, "never begins in the middle"
     assert viewer.offer(fragment(400, key=True)) == 0
@@ -265,7 +265,7 @@ async def test_a_full_queue_is_emptied_and_waits_for_a_key_fragment(monkeypatch:
 
 
 async def test_a_key_fragment_that_overflows_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fmp4, "QUEUE_BYTES", 1000)
+    monkeypatch.setattr(fanout, "QUEUE_BYTES", 1000)
     viewer = Viewer([])
     viewer.offer(fragment(900, key=True))
     key = fragment(500, key=True)
@@ -274,7 +274,7 @@ async def test_a_key_fragment_that_overflows_is_kept(monkeypatch: pytest.MonkeyP
 
 
 async def test_taking_stops_at_a_new_beginning_and_at_the_end() -> None:
-    other = Fragment(Init("video/mp4", b"other", {}, None), b"x", True)
+    other = Fragment(Init(b"other", mime="video/mp4"), b"x", True)
     first = fragment(1, key=True)
     viewer = Viewer([first, other])
     viewer.end("closed")
