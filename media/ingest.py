@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from media import rtp
 from media.reorder import Ordered, ReorderBuffer
@@ -26,6 +27,17 @@ _NEVER = -1
 _FEW = 4
 """Below so many packets one sweep over all headers costs more than it saves."""
 _CLOCK_JUMP = 10 * TICKS_PER_SECOND
+
+
+class Standing(NamedTuple):
+    """Where a session in order stands: next packet's index and sequence, last timestamp and arrival, jitter."""
+
+    next_index: int
+    expected: int
+    stamp: int
+    arrival: float | None
+    jitter: float
+    transit: float | None
 
 
 class Ingest:
@@ -70,6 +82,8 @@ class Ingest:
         """The second header byte with the marker set, as it is on every packet of the fast path."""
         self._other: tuple[int, int, int] = (0, 0, 0)
         """Another SSRC that was heard: its value, how often in a row, our packet count at that time."""
+        self._others: list[bytes] = []
+        """Its packets: they count when it takes over, for they may begin with a key frame."""
         self._restarted = False
         self._mismatch_told = False
         self._transit: float | None = None
@@ -161,6 +175,27 @@ class Ingest:
         if stamps:
             self._straight(buffer, view, starts[first:], sizes[first:], stamps, expected, stride, now)
 
+    @property
+    def standing(self) -> Standing | None:
+        """Where the fast path stands; None while packets are held back or the sender is not known."""
+        if self._expected == _NEVER or self.ssrc is None or self._restarted:
+            return None
+        return Standing(
+            self._index, self._expected, self._last_stamp, self.last_packet_mono, self.jitter, self._transit
+        )
+
+    @property
+    def shift(self) -> int:
+        """What relays add to timestamps so that they go on over a change of sender."""
+        return self._shift
+
+    def moved_on(self, packets: int, size: int, to: Standing) -> None:
+        """Somebody else took ``packets`` plain packets of ``size`` bytes in order, up to ``to``."""
+        self.packets += packets
+        self.bytes += size
+        self._index, expected, self._last_stamp, self.last_packet_mono, self.jitter, self._transit = to
+        self._expected = self.reorder.expected = expected
+
     def tick(self, now: float) -> bool:
         """Give up waiting for late packets. True while packets are held."""
         if self.reorder.holding:
@@ -218,13 +253,27 @@ class Ingest:
         _, second, sequence, stamp, ssrc = rtp.HEADER.unpack_from(packet)
         if ssrc != self.ssrc and not self._admit(ssrc, stamp, now):
             self.foreign += 1
+            if self._other[1] == 1:
+                self._others.clear()
+            self._others.append(packet)
             return
+        if self._others:
+            self._take_over(ssrc, now)
         if second & 0x7F != self.payload_type or self._second == _NEVER:
             self.payload_type = second & 0x7F
         self.last_packet_mono = now
         begins = self.reorder.expected is not None or self._begins(packet)
         self._pass_on(self.reorder.push(sequence, packet, now, begins=begins), now)
         self._renew()
+
+    def _take_over(self, ssrc: int, now: float) -> None:
+        """Packets that came before their SSRC was believed; those of a stranger are forgotten."""
+        kept, self._others = self._others, []
+        for packet in kept:
+            _, _, sequence, _, source = rtp.HEADER.unpack_from(packet)
+            if source == ssrc == self.ssrc:
+                self.foreign -= 1
+                self._pass_on(self.reorder.push(sequence, packet, now), now)
 
     def _begins(self, packet: bytes) -> bool:
         """Whether a session may start with this packet: not in the middle of a frame of a program stream."""

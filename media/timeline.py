@@ -17,7 +17,10 @@ MAX_BACK = TICKS_PER_SECOND
 DEFAULT_STEP = TICKS_PER_SECOND // 25
 _STALLED_UNITS = 3
 _BITS = {"pts": 33, "rtp": 32, "arrival": 62}
-_RATE_CHECK_S = 2.0
+_RATE_CHECK_S = 0.5
+_RATE_GIVE_UP_S = 4.0
+"""A sender that begins with a burst shows its clock's true rate only later."""
+_RATE_SURE = TICKS_PER_SECOND // 4
 
 
 def signed_delta(newer: int, older: int, bits: int) -> int:
@@ -147,11 +150,13 @@ class Timeline:
         elapsed = now - self._rate_start[1]
         if elapsed < _RATE_CHECK_S:
             return
-        self._rate_checked = True
         rate = signed_delta(raw, self._rate_start[0], _BITS[self.source]) / elapsed
         if 700 < rate < 1300:
             self._change(self.source)
             self.scale = 90
+        elif rate < _RATE_SURE and elapsed < _RATE_GIVE_UP_S:
+            return
+        self._rate_checked = True
 
     def _change(self, source: str) -> None:
         """The next value of each track is the first of a new clock."""

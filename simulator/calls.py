@@ -20,6 +20,7 @@ from simulator.sending import (
     TcpOutlet,
     UdpOutlet,
 )
+from simulator.stream_faults import WireSpoiler
 from sip import mansrtsp
 from sip.endpoint import Incoming, IncomingInvite, InviteSession, Reply
 from sip.errors import AckMissing, RemoteError
@@ -118,7 +119,7 @@ class Calls:
         device = self._device
         feed = self._feeds.get(channel_id)
         if feed is None:
-            feed = self._feeds[channel_id] = Feed(device.options.pictures)
+            feed = self._feeds[channel_id] = Feed(device.options.pictures, device.faults.stream)
         await feed.prepare()
         address = device.endpoint.local_address(incoming.flow.host)
         outlet, port = await self._outlet(offer, address)
@@ -177,6 +178,8 @@ class Calls:
             payload.number if faults.rtp_payload_type is None else faults.rtp_payload_type,
             RTP_PAYLOAD_BYTES,
         )
+        if faults.stream:
+            outlet.spoiler = WireSpoiler(faults.stream, seed=ssrc)
         receiver = Receiver(outlet, packetizer, Disturber(faults, seed=ssrc), faults)
         return Call(channel_id, offer, answer, ssrc, feed, receiver)
 

@@ -6,6 +6,8 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from simulator import stream_faults
+
 SDP_FAULTS = (
     "no_y",
     "other_y",
@@ -27,7 +29,8 @@ class Faults:
 
     RTP: ``lose_rtp``, ``repeat_rtp`` and ``reorder_rtp`` are probabilities per packet; ``rtp_ssrc`` is used in
     the packets whatever the SDP said, ``rtp_payload_type`` likewise; ``no_rtp`` sends nothing, ``stop_rtp_after_s``
-    falls silent; ``cut_tcp_after_s`` closes the media connection.
+    falls silent; ``cut_tcp_after_s`` closes the media connection. ``stream`` names faults of the program stream and
+    of its transport (:data:`simulator.stream_faults.STREAM_FAULTS`).
 
     SIP: ``silent`` names methods and CmdTypes that are not answered at all; ``statuses`` maps a method or CmdType
     to the status it gets; ``answer_delay_s`` maps a method to a delay before its answer (late 200).
@@ -49,6 +52,7 @@ class Faults:
     rtp_payload_type: int | None = None
     stop_rtp_after_s: float | None = None
     cut_tcp_after_s: float | None = None
+    stream: set[str] = field(default_factory=set)
     silent: set[str] = field(default_factory=set)
     statuses: dict[str, int] = field(default_factory=dict)
     answer_delay_s: dict[str, float] = field(default_factory=dict)
@@ -70,6 +74,7 @@ class Faults:
         unknown = set(self.sdp) - set(SDP_FAULTS)
         if unknown:
             raise ValueError(f"no such SDP faults: {sorted(unknown)}")
+        stream_faults.check(self.stream)
 
 
 class Disturber:

@@ -11,14 +11,15 @@ import contextlib
 import logging
 import socket
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
-from media.ps_mux import PsMuxer
 from media.rtp import RtpPacketizer
 from media.unit import TICKS_PER_SECOND, AccessUnit, Codec
 from simulator.faults import Disturber, Faults
 from simulator.picture import TestPicture, tone
+from simulator.stream_faults import PackSpoiler, WireSpoiler
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,9 @@ class SentCounts:
 class Outlet:
     """Where packets go. ``send`` never waits; it returns False when the frame was dropped."""
 
+    spoiler: WireSpoiler | None = None
+    """What this device does to its packets on the way."""
+
     def send(self, packets: list[bytes]) -> bool:
         raise OSError("no outlet")
 
@@ -96,10 +100,14 @@ class UdpOutlet(Outlet):
                 send_to(packet, remote)
         except OSError:  # buffer full, or ICMP told that nobody listens
             return False
+        if self.spoiler is not None:
+            self.spoiler.disturb(packets, remote)
         return True
 
     def close(self) -> None:
         self.socket.close()
+        if self.spoiler is not None:
+            self.spoiler.close()
 
 
 class TcpOutlet(Outlet):
@@ -157,7 +165,10 @@ class TcpOutlet(Outlet):
             or writer.transport.get_write_buffer_size() > MAX_TCP_BACKLOG
         ):
             return False
-        writer.write(b"".join(len(packet).to_bytes(2, "big") + packet for packet in packets))
+        if self.spoiler is not None:
+            writer.write(self.spoiler.frame(packets))
+        else:
+            writer.write(b"".join(len(packet).to_bytes(2, "big") + packet for packet in packets))
         return True
 
     def cut(self) -> None:
@@ -202,6 +213,8 @@ class Receiver:
             self.outlet.cut()
             return
         packets = self.packetizer.packets(pack, timestamp)
+        if self.outlet.spoiler is not None:
+            packets = self.outlet.spoiler.packets(packets)
         if self.disturber.active:
             packets = list(self.disturber.disturb(packets))
         counts = self.counts
@@ -216,18 +229,19 @@ class Receiver:
 class Feed:
     """One channel's pictures and sound: numbers the frames, muxes each once, hands it to all receivers."""
 
-    def __init__(self, pictures: Pictures) -> None:
+    def __init__(self, pictures: Pictures, faults: Collection[str] = ()) -> None:
         self.pictures = pictures
         self.receivers: set[Receiver] = set()
         self.key_requests = 0
         self._picture = pictures.test_picture()
         self._loop: list[AccessUnit] = []
         self._tone = tone(1.0) if pictures.sound else []
-        self._muxer = PsMuxer(self._picture.codec, Codec.PCMA if pictures.sound else None)
+        self._spoiler = PackSpoiler(self._picture.codec, Codec.PCMA if pictures.sound else None, faults)
         self._frame = 0
         self._position = 0
         self._audio = 0
         self._key_wanted = False
+        self._begins_with_sound = "audio_first" in faults
 
     async def prepare(self) -> None:
         """Encode the loop, off the event loop; free when another feed with equal settings did it."""
@@ -244,14 +258,14 @@ class Feed:
         pts = self._frame * TICKS_PER_SECOND // self.pictures.rate
         unit = await self._next_unit()
         unit.pts = unit.dts = pts
-        self._send(self._muxer.mux(unit), pts, key=unit.key)
+        self._send(unit, pts)
         self._frame += 1
         due = self._frame * TICKS_PER_SECOND // self.pictures.rate
         while self._tone and self._audio * 3600 < due:
             sound = self._tone[self._audio % len(self._tone)]
             # Half a frame beside the picture, so that no two packs share a timestamp (2022 4.3.6).
             sound.pts = sound.dts = self._audio * 3600 + 1800
-            self._send(self._muxer.mux(sound), sound.pts, key=False)
+            self._send(sound, sound.pts)
             self._audio += 1
 
     async def _next_unit(self) -> AccessUnit:
@@ -266,13 +280,16 @@ class Feed:
         self._position = (self._position + 1) % len(self._loop)
         return unit
 
-    def _send(self, pack: bytes, timestamp: int, *, key: bool) -> None:
+    def _send(self, unit: AccessUnit, timestamp: int) -> None:
+        """One unit to all receivers; each begins with a key frame."""
+        packs = self._spoiler.packs(unit, timestamp)
         for receiver in self.receivers:
             if receiver.waiting_for_key:
-                if not key:
+                if not unit.key and not (self._begins_with_sound and not unit.codec.is_video):
                     continue
                 receiver.waiting_for_key = False
-            receiver.send(pack, timestamp)
+            for pack, stamp in packs:
+                receiver.send(pack, stamp)
 
 
 class Pacer:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from simulator.camera import Camera, DeviceOptions, Faults, Pictures, run_devices
 from simulator.nvr import Recorder
+from simulator.stream_faults import STREAM_FAULTS
 from simulator.upper_platform import UpperPlatform
 from sip.manscdp import Edition
 
@@ -30,6 +31,9 @@ Password = Annotated[
 Transport = Annotated[str, typer.Option(help="SIP over udp or tcp")]
 EditionOption = Annotated[str, typer.Option(help="2016 or 2022")]
 Codec = Annotated[str, typer.Option(help="h264 or h265")]
+Faulty = Annotated[
+    list[str], typer.Option("--fault", help="a fault of the stream, again and again; `list` names them")
+]
 Lose = Annotated[float, typer.Option(min=0.0, max=1.0, help="share of RTP packets to lose")]
 
 
@@ -73,8 +77,10 @@ def camera(
     edition: EditionOption = "2022",
     codec: Codec = "h264",
     lose: Lose = 0.0,
+    fault: Faulty = [],  # noqa: B006  (Typer's way of an option that may be repeated)
 ) -> None:
     """One camera with a moving picture, a running clock and sound."""
+    faults = _faults(lose, fault)
     device = Camera(
         device_id,
         server=address(server),
@@ -87,7 +93,7 @@ def camera(
         edition=edition_of(edition),
         picture="live",
         options=_options(),
-        faults=Faults(lose_rtp=lose),
+        faults=faults,
     )
     console.print(f"camera {device_id} registers at {server} over {transport}", highlight=False)
     until_stopped(lambda stop: run_devices([device], stop))
@@ -106,8 +112,10 @@ def nvr(
     edition: EditionOption = "2022",
     codec: Codec = "h264",
     lose: Lose = 0.0,
+    fault: Faulty = [],  # noqa: B006
 ) -> None:
     """A recorder with several channels in a directory of groups and organisations."""
+    faults = _faults(lose, fault)
     device = Recorder(
         device_id,
         channels,
@@ -121,10 +129,22 @@ def nvr(
         codec=codec,
         edition=edition_of(edition),
         options=_options(),
-        faults=Faults(lose_rtp=lose),
+        faults=faults,
     )
     console.print(f"recorder {device_id} with {channels} channels registers at {server}", highlight=False)
     until_stopped(lambda stop: run_devices([device], stop))
+
+
+def _faults(lose: float, names: list[str]) -> Faults:
+    """The faults that were asked for. ``list`` prints their names and ends."""
+    if "list" in names:
+        for name, meaning in STREAM_FAULTS.items():
+            console.print(f"{name:18} {meaning}", highlight=False, soft_wrap=True)
+        raise typer.Exit
+    try:
+        return Faults(lose_rtp=lose, stream=set(names))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _options() -> DeviceOptions:

@@ -108,7 +108,11 @@ def test_another_ssrc_in_between_is_foreign_until_it_persists() -> None:
     assert (session.ingest.ssrc, session.ingest.foreign) == (1, 3)
     session.feed(packets(PERSISTENT_PACKETS, ssrc=2, first=100), now=0.1)
     assert session.ingest.ssrc == 2
-    assert session.runs[-1] == (8, 1, -1)  # relays go on counting; the demuxer is told of the break
+    # Relays go on counting, the demuxer is told of the break, and no packet of the new sender is missing.
+    assert session.runs[-PERSISTENT_PACKETS:] == [
+        (8 + number, 1, 0 if number else -1) for number in range(PERSISTENT_PACKETS)
+    ]
+    assert session.ingest.foreign == 3
     session.feed(packets(1, ssrc=3, first=7), now=5.0)  # the known one was silent
     assert session.ingest.ssrc == 3
 
