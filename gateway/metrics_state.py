@@ -178,6 +178,11 @@ class StateGauges(Collector):
                 if handle.stats is not None:
                     family.add_metric((handle.node_id,), read(handle.stats))
             yield family
+        watching = _gauge("viewers", "Viewers served by a media node, by output.", "node", "kind")
+        for handle in handles:
+            for kind, count in sorted(handle.stats.viewers_by_kind.items() if handle.stats else ()):
+                watching.add_metric((handle.node_id, kind), count)
+        yield watching
         restarts = _counter("node_restarts", "Media node processes started again.")
         restarts.add_metric((), self._sources().node_restarts())
         yield restarts

@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from aiohttp import web
@@ -387,6 +388,7 @@ class Node:
         return NodeStats(
             node_id=self.config.node_id, streams=len(self._entries), senders=len(self._relays),
             viewers=sum(len(entry.viewers) for entry in self._entries.values()),
+            viewers_by_kind=Counter(kind for entry in self._entries.values() for kind in entry.viewers.values()),
             ports_leased=self.ports.leased, ports_quarantined=self.ports.quarantined, ports_free=self.ports.free,
             cpu_seconds=time.process_time(), rss_bytes=_rss_bytes(), loop_lag_s=self._lag_s, gso=self.gso,
             closed_totals=StreamStats.model_validate({"stream_id": "closed", **self._closed_totals}),

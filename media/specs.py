@@ -164,6 +164,8 @@ class NodeStats(Record):
     streams: int = 0
     senders: int = 0
     viewers: int = 0
+    viewers_by_kind: dict[str, int] = Field(default_factory=dict)
+    """fmp4, ws, flv, ws_flv, ts, hls, webrtc ..."""
     ports_leased: int = 0
     ports_quarantined: int = 0
     ports_free: int = 0

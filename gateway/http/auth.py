@@ -45,13 +45,25 @@ class Gatekeeper:
         if not principal.role.permits(needed):
             raise Problem(403, f"this needs the role {needed.value}", cause="role_too_low")
 
-    async def identify(self, request: web.Request) -> Principal | None:
-        """A bearer token goes before a cookie; a wrong token is never rescued by a good cookie."""
+    async def identify(self, request: web.Request, *, token_in_query: bool = False) -> Principal | None:
+        """A bearer token goes before a cookie; a wrong token is never rescued by a good cookie.
+
+        With ``token_in_query`` players may give a token as ``?token=``, but only one of the role viewer: addresses end
+        in players' histories and proxies' logs. Problem 403 for a token that may do more.
+        """
         scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
         if scheme:
             if scheme.lower() != "bearer" or not credentials:
                 return None
             return await self._access.by_token(credentials.strip(), request.remote or "")
+        token = request.query.get("token") if token_in_query and request.method in SAFE_METHODS else None
+        if token is not None:
+            principal = await self._access.by_token(token, request.remote or "")
+            if principal is not None and principal.role is not Role.VIEWER:
+                raise Problem(
+                    403, "in an address only a token of the role viewer is taken", cause="role_too_high"
+                )
+            return principal
         cookie = request.cookies.get(COOKIE)
         return await self._access.by_session(cookie) if cookie else None
 

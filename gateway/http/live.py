@@ -1,4 +1,4 @@
-"""Live pictures over HTTP: WHEP for WebRTC, addresses of fragmented MP4, snapshots, key frames."""
+"""Live pictures over HTTP: WHEP for WebRTC, addresses of all other outputs, snapshots, key frames."""
 
 from __future__ import annotations
 
@@ -48,7 +48,25 @@ class WatchQuery(WhichDevice):
     stream: int = Field(default=0, ge=0, le=9, description="0 main stream, 1 first sub stream ...")
 
 
-class PlayQuery(WatchQuery):
+class OutputQuery(WatchQuery):
+    audio: Literal["0", "1", "g711"] = Field(
+        default="1",
+        description="0 leaves the sound out; g711 leaves G.711 as it is in FLV (otherwise it becomes AAC).",
+    )
+    hevc: Literal["legacy", "enhanced"] = Field(
+        default="legacy",
+        description="How FLV carries H.265: codec id 12 (mpegts.js, Chinese players) or enhanced (FFmpeg, OBS).",
+    )
+
+
+class FixedQuery(OutputQuery):
+    token: str | None = Field(
+        default=None,
+        description="An API token of the role viewer, for players that cannot send headers. Others are refused here.",
+    )
+
+
+class PlayQuery(OutputQuery):
     transport: Literal["udp", "tcp_passive", "tcp_active"] | None = Field(
         default=None, description="How the device shall send; ignored when the channel is live already."
     )
@@ -69,6 +87,29 @@ class LiveView(View):
     ws: str = Field(
         description="Fragmented MP4 over WebSocket: a JSON text with `mime`, then binary fragments."
     )
+    flv: str = Field(description="FLV over HTTP.")
+    ws_flv: str = Field(description="FLV over WebSocket.")
+    ts: str = Field(description="MPEG-TS over HTTP.")
+    hls: str = Field(description="HLS, with parts for players that know low latency.")
+
+
+FORMS = {"mp4": "fmp4", "flv": "flv", "ts": "ts", "m3u8": "hls"}
+"""Outputs by the ending of their fixed address."""
+FLV = frozenset(("flv", "ws_flv"))
+SILENCED = frozenset((*FORMS.values(), "ws", "ws_flv"))
+"""Outputs whose addresses know ``audio=0``."""
+
+
+def with_options(urls: dict[str, str], query: OutputQuery) -> dict[str, str]:
+    """The addresses with what the caller wants to be different, where the output knows it."""
+
+    def options(output: str) -> str:
+        text = "&hevc=enhanced" if query.hevc == "enhanced" and output in FLV else ""
+        if query.audio == "0" and output in SILENCED:
+            return text + "&audio=0"
+        return text + "&audio=g711" if query.audio == "g711" and output in FLV else text
+
+    return {output: url + options(output) for output, url in urls.items()}
 
 
 class KeyFrameAsked(View):
@@ -128,7 +169,7 @@ class LiveResource:
     @route(
         "POST",
         "/api/channels/{channel_id}/live",
-        summary="Watch by fragmented MP4",
+        summary="Start watching; the addresses of all outputs",
         role=Role.VIEWER,
         tag="live",
         errors=PLAY_ERRORS,
@@ -148,25 +189,29 @@ class LiveResource:
             video_codec=info.video_codec,
             audio_codec=info.audio_codec,
             first_picture_s=info.first_picture_s,
-            **self._pictures.viewer_urls(session, call.host),
+            **with_options(self._pictures.viewer_urls(session, call.host), query),
         )
 
     @route(
         "GET",
-        "/api/channels/{channel_id}/live.mp4",
+        "/api/channels/{channel_id}/live.{form:mp4|flv|ts|m3u8}",
         summary="Fixed address of a channel's live picture",
         role=Role.VIEWER,
         status=307,
         tag="live",
         errors=PLAY_ERRORS,
         audited="live.play",
+        token_in_query=True,
     )
-    async def live_mp4(self, call: Call, channel_id: AnyCode, query: WatchQuery) -> web.StreamResponse:
-        """Starts the camera when needed and redirects to fragmented MP4 at the media node, with a fresh ticket."""
+    async def fixed(
+        self, call: Call, channel_id: AnyCode, form: Literal["mp4", "flv", "ts", "m3u8"], query: FixedQuery
+    ) -> web.StreamResponse:
+        """Starts the camera when needed and redirects to the media node, with a fresh ticket."""
         key = self._finder.key(channel_id, query.device_id)
         session = await self._pictures.play(*key, stream_number=query.stream)
+        urls = with_options(self._pictures.viewer_urls(session, call.host), query)
         response = web.Response(status=307)
-        response.headers["Location"] = self._pictures.viewer_urls(session, call.host)["fmp4"]
+        response.headers["Location"] = urls[FORMS[form]]
         add_security_headers(response, call.request.path)
         return response
 

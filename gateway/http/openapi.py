@@ -53,6 +53,12 @@ def document(routes: list[Route], *, version: str, tags: dict[str, str]) -> dict
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer", "description": "API token, `gbt_…`."},
                 "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+                "address": {
+                    "type": "apiKey",
+                    "in": "query",
+                    "name": "token",
+                    "description": "API token of the role viewer, for players that cannot send headers.",
+                },
             },
         },
     }
@@ -87,6 +93,8 @@ def _operation(route: Route, schemas: Schemas) -> dict[str, Any]:
         "responses": _responses(route, schemas),
         "security": [] if spec.role is None else [{"token": []}, {"session": []}],
     }
+    if spec.token_in_query:
+        operation["security"].append({"address": []})
     description = route.description
     if spec.role is not None:
         description = f"{description}\n\nNeeds the role **{spec.role.value}**.".strip()

@@ -81,6 +81,7 @@ class Spec:
     errors: tuple[int, ...]
     max_body_bytes: int
     audited: str
+    token_in_query: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +115,16 @@ def route(
     errors: tuple[int, ...] = (),
     max_body_bytes: int = MAX_BODY_BYTES,
     audited: str = "",
+    token_in_query: bool = False,
 ) -> Callable[[F], F]:
-    """Declare a handler. ``role`` None leaves it open; ``audited`` names the action written to the audit log."""
-    spec = Spec(method, path, summary, role, status, tag, consumes, produces, errors, max_body_bytes, audited)
+    """Declare a handler. ``role`` None leaves it open; ``audited`` names the action written to the audit log.
+
+    ``token_in_query``: a viewer's token may be given as ``?token=``; only for what players GET.
+    """
+    spec = Spec(
+        *(method, path, summary, role, status, tag, consumes, produces, errors, max_body_bytes, audited),
+        token_in_query=token_in_query,
+    )
 
     def mark(function: F) -> F:
         function.__route__ = spec  # type: ignore[attr-defined]

@@ -109,7 +109,9 @@ class HttpServer:
         spec = declared.spec
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            principal = await self._gatekeeper.identify(request) if spec.role is not None else None
+            principal = None
+            if spec.role is not None:
+                principal = await self._gatekeeper.identify(request, token_in_query=spec.token_in_query)
             call = Call(request, principal)
             if spec.audited:
                 return await self._audited(declared, call)

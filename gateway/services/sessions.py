@@ -223,7 +223,7 @@ class Sessions:
         return True
 
     def viewer_urls(self, session: LiveSession, request_host: str = "localhost") -> dict[str, str]:
-        """Addresses of the picture for browsers without WebRTC: ``fmp4`` over HTTP and ``ws`` over WebSocket.
+        """Addresses of the picture by output: ``fmp4``, ``ws``, ``flv``, ``ws_flv``, ``ts`` and ``hls``.
 
         Each carries a ticket that runs out. ``request_host`` is the host the browser used to reach us (no port).
         """
@@ -232,10 +232,15 @@ class Sessions:
         base = base.replace("{node}", str(node.number)).rstrip("/")
         expires = self._clock.utc().timestamp() + self._settings.ticket_lifetime_s
         ticket = tickets.sign(self._ticket_secret, session.stream_id, expires)
-        websocket = "ws" + base.removeprefix("http")
+        http = f"{base}/live/{session.stream_id}"
+        websocket = "ws" + http.removeprefix("http")
         return {
-            "fmp4": f"{base}/live/{session.stream_id}.mp4?ticket={ticket}",
-            "ws": f"{websocket}/live/{session.stream_id}/ws?ticket={ticket}",
+            "fmp4": f"{http}.mp4?ticket={ticket}",
+            "ws": f"{websocket}/ws?ticket={ticket}",
+            "flv": f"{http}.flv?ticket={ticket}",
+            "ws_flv": f"{websocket}/ws.flv?ticket={ticket}",
+            "ts": f"{http}.ts?ticket={ticket}",
+            "hls": f"{http}.m3u8?ticket={ticket}",
         }
 
     async def snapshot(self, device_id: str, channel_id: str) -> bytes:

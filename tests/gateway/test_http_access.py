@@ -36,6 +36,7 @@ async def test_nothing_but_health_and_the_log_in_page_is_open(home: House) -> No
         path = declared.spec.path.replace("{device_id}", NVR).replace("{channel_id}", CAMERA)
         path = path.replace("{platform_id}", NVR).replace("{username}", "x").replace("{token_id}", "x")
         path = path.replace("{viewer_id}", "x").replace("{session_id}", "x")
+        path = path.replace("{form:mp4|flv|ts|m3u8}", "ts")
         response = await stranger.ask(declared.spec.method, path, headers=ORIGIN)
         if declared.spec.path in open_routes:
             assert response.status != 401 or declared.spec.path == "/api/login"
@@ -333,3 +334,45 @@ async def test_no_secret_and_no_user_address_reaches_the_log(
     text = "\n".join(record.getMessage() for record in ours) + str(await admin.json("GET", "/api/audit"))
     for secret in (PASSWORD, "wrong guess 77", made["token"], "device pass 5", "12345678", "127.0.0.1"):
         assert secret not in text
+
+
+async def test_players_may_show_a_viewers_token_in_the_address(
+    home: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    home.add_device()
+    home.add_channel()
+    stranger = await home.anonymous()
+    secret, token = await home.http.access.add_token("algorithm box", Role.VIEWER, "admin", None)
+    with caplog.at_level(logging.DEBUG):
+        for form in ("mp4", "flv", "ts", "m3u8"):
+            response = await stranger.ask("GET", f"/api/channels/{CAMERA}/live.{form}?token={secret}")
+            assert response.status == 307
+            assert f"/live/s1.{form}?ticket=" in response.headers["Location"]
+            assert secret not in response.headers["Location"]
+    told = [one.getMessage() for one in caplog.records if not one.name.startswith("aiohttp")]  # the test's own server
+    assert secret not in "".join(told)
+    entries = await (await home.as_role(Role.ADMINISTRATOR)).json("GET", "/api/audit")
+    assert secret not in str(entries)
+    assert any(entry["who"] == "token:algorithm box" for entry in entries["items"])
+    await home.http.access.remove_token(token.token_id)
+    assert (await stranger.ask("GET", f"/api/channels/{CAMERA}/live.ts?token={secret}")).status == 401
+
+
+async def test_a_token_in_the_address_opens_nothing_else(home: House) -> None:
+    home.add_device()
+    home.add_channel()
+    stranger = await home.anonymous()
+    viewer, _ = await home.http.access.add_token("eyes", Role.VIEWER, "admin", None)
+    operator, _ = await home.http.access.add_token("hands", Role.OPERATOR, "admin", None)
+    for method, path in (
+        ("POST", f"/api/channels/{CAMERA}/live"),
+        ("GET", f"/api/channels/{CAMERA}/snapshot"),
+        ("GET", "/api/devices"),
+    ):
+        assert (await stranger.ask(method, f"{path}?token={viewer}")).status == 401
+    problem = await stranger.json("GET", f"/api/channels/{CAMERA}/live.ts?token={operator}", 403)
+    assert problem["cause"] == "role_too_high"
+    assert (await stranger.ask("GET", f"/api/channels/{CAMERA}/live.ts?token=gbt_wrong")).status == 401
+    watched = await home.as_role(Role.VIEWER)  # the header goes first
+    assert (await watched.ask("GET", f"/api/channels/{CAMERA}/live.ts?token=gbt_wrong")).status == 307
+    assert home.sessions.asked == [(NVR, CAMERA, 0, None)]

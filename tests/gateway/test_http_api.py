@@ -341,12 +341,30 @@ async def test_live_tells_where_the_picture_is(home: House, operator: Logged) ->
     assert home.sessions.asked == [(NVR, CAMERA, 1, "udp")]
     assert live["video_codec"] == "H264"
     assert live["ws"] == "ws://127.0.0.1:8081/live/s1/ws?ticket=t"
-    response = await operator.ask("GET", f"/api/channels/{CAMERA}/live.mp4")
-    assert response.status == 307
-    assert response.headers["Location"] == live["fmp4"]
+    for form, output in (("mp4", "fmp4"), ("flv", "flv"), ("ts", "ts"), ("m3u8", "hls")):
+        response = await operator.ask("GET", f"/api/channels/{CAMERA}/live.{form}")
+        assert response.status == 307
+        assert response.headers["Location"] == live[output]
+    assert (await operator.ask("GET", f"/api/channels/{CAMERA}/live.avi")).status == 404
     response = await operator.ask("GET", f"/api/channels/{CAMERA}/snapshot")
     assert response.content_type == "image/jpeg"
     assert await response.read() == JPEG
+
+
+async def test_addresses_carry_what_the_caller_wants_different(home: House, operator: Logged) -> None:
+    home.add_device()
+    home.add_channel()
+    live = await operator.json("POST", f"/api/channels/{CAMERA}/live?audio=0&hevc=enhanced")
+    base = "http://127.0.0.1:8081/live/s1"
+    assert live["fmp4"] == f"{base}.mp4?ticket=t&audio=0"
+    assert live["flv"] == f"{base}.flv?ticket=t&hevc=enhanced&audio=0"
+    live = await operator.json("POST", f"/api/channels/{CAMERA}/live?audio=g711")
+    assert live["ws_flv"] == "ws://127.0.0.1:8081/live/s1/ws.flv?ticket=t&audio=g711"
+    assert live["ts"] == f"{base}.ts?ticket=t", "G.711 does not go by MPEG-TS: it becomes AAC there"
+    response = await operator.ask("GET", f"/api/channels/{CAMERA}/live.m3u8?stream=1&audio=0")
+    assert response.headers["Location"] == f"{base}.m3u8?ticket=t&audio=0"
+    assert home.sessions.asked[-1] == (NVR, CAMERA, 1, None)
+    await operator.json("GET", f"/api/channels/{CAMERA}/live.ts?audio=loud", 422)
 
 
 async def test_a_camera_without_catalog_is_watched_under_its_own_code(home: House, operator: Logged) -> None:

@@ -781,9 +781,14 @@ async def test_viewer_urls_carry_a_ticket() -> None:
         stream, now = session.stream_id, house.clock.utc().timestamp()
         assert urls["fmp4"].startswith(f"http://gateway.example:8081/live/{stream}.mp4?ticket=")
         assert urls["ws"].startswith(f"ws://gateway.example:8081/live/{stream}/ws?ticket=")
-        ticket = urls["ws"].partition("ticket=")[2]
-        assert verify("secret", stream, ticket, now)
-        assert not verify("secret", stream, ticket, now + 301)
+        assert urls["flv"].startswith(f"http://gateway.example:8081/live/{stream}.flv?ticket=")
+        assert urls["ws_flv"].startswith(f"ws://gateway.example:8081/live/{stream}/ws.flv?ticket=")
+        assert urls["ts"].startswith(f"http://gateway.example:8081/live/{stream}.ts?ticket=")
+        assert urls["hls"].startswith(f"http://gateway.example:8081/live/{stream}.m3u8?ticket=")
+        for output in ("fmp4", "ws", "flv", "ws_flv", "ts", "hls"):
+            ticket = urls[output].partition("ticket=")[2]
+            assert verify("secret", stream, ticket, now)
+            assert not verify("secret", stream, ticket, now + 301)
     async with House(viewer_public_url="https://video.example/node{node}/") as house:
         session = await house.sessions.play(NVR, CAMERA)
         assert house.sessions.viewer_urls(session)["ws"].startswith("wss://video.example/node0/live/")

@@ -132,7 +132,18 @@ class FakeSessions:
 
     def viewer_urls(self, session: Any, request_host: str = "localhost") -> dict[str, str]:
         base = f"{request_host}:8081/live/{session.stream_id}"
-        return {"fmp4": f"http://{base}.mp4?ticket=t", "ws": f"ws://{base}/ws?ticket=t"}
+        endings = {
+            "fmp4": ".mp4",
+            "ws": "/ws",
+            "flv": ".flv",
+            "ws_flv": "/ws.flv",
+            "ts": ".ts",
+            "hls": ".m3u8",
+        }
+        return {
+            output: f"{'ws' if output.startswith('ws') else 'http'}://{base}{ending}?ticket=t"
+            for output, ending in endings.items()
+        }
 
     async def snapshot(self, device_id: str, channel_id: str) -> bytes:
         await self.play(device_id, channel_id)
