@@ -174,6 +174,7 @@ class Gateway:
                 media_host=str(settings.host or sip.advertise_host or sip.host),
                 bind_host=sip.host if bound is not None and bound.is_loopback else "0.0.0.0",
                 log_level=self.settings.log.level,
+                log_format=self.settings.log.format,
             )
         )
         self.media_address = MediaAddress(own=self.own_address, media=settings)

@@ -1,7 +1,7 @@
 """A media node: the process that receives, demuxes, relays and serves streams. ``python -m media.node``.
 
-It reads its NodeConfig as one line of JSON on standard input, prints ``{"ready": true, "viewer_port": N}`` when it
-listens, and ends when its standard input is closed (the gateway is gone) or on SIGTERM.
+It reads its NodeConfig as one line of JSON on standard input, prints ``{"ready": true, "viewer_port": N, "rtsp_port":
+M}`` when it listens, and ends when its standard input is closed (the gateway is gone) or on SIGTERM.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from collections.abc import Callable
 from aiohttp import web
 from pydantic import ValidationError
 
-from media import control_api
+from media import control_api, logs
+from media.compiled import PumpMissing
 from media.errors import MediaError
 from media.event_queue import EventHub
 from media.ports import NoPort, PortPool, media_socket
-from media.pump import Pump, probe_gso
-from media.readers import live, snapshot, webrtc
+from media.pump import make_pump, probe_gso
+from media.readers import live, recorder, snapshot, webrtc
 from media.readers.relay import Relay
+from media.readers.rtsp.server import RtspServer
 from media.sources import inputs
 from media.sources.base import Source
 from media.sources.gb import GbSource
@@ -54,6 +56,7 @@ from media.specs import (
     StreamStats,
     Transport,
     ViewerEnded,
+    WebRtcStats,
 )
 from media.stream import Stream
 
@@ -90,16 +93,19 @@ class Node:
         self.events = EventHub()
         self.streams: dict[str, Stream] = {}
         self.gso = probe_gso()
-        self.pump = Pump()
+        self.pump = make_pump(config.pump)
         self.ports = PortPool(
             config.rtp_port_min, config.rtp_port_max, config.bind_host, config.port_quarantine_s
         )
         self.ports.on_ghost = self._ghost
+        self.recordings = recorder.Recordings(self, queue_bytes=config.recording_queue_bytes)
         self.viewer_port = 0
+        self.rtsp = RtspServer(self, clock=clock)
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._relays: dict[str, tuple[str, Relay]] = {}
         self._shared: SharedPort | None = None
+        self._webrtc: webrtc.WebRtcRoutes | None = None
         self._runners: list[web.AppRunner] = []
         self._closed_totals: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
         self._lag_s = 0.0
@@ -118,12 +124,15 @@ class Node:
             )  # fmt: skip
         await self._start_control()
         await self._start_viewers()
+        await self.rtsp.start()
         self._watching = asyncio.get_running_loop().create_task(self._watch())
         log.info(
-            "event=node_started node_id=%s viewer_port=%d segmentation=%s",
+            "event=node_started node_id=%s viewer_port=%d pump=%s segmentation=%s batches=%s",
             config.node_id,
             self.viewer_port,
+            self.pump.kind,
             self.gso,
+            self.pump.batches,
         )
 
     async def run_until(self, stopped: asyncio.Event) -> None:
@@ -139,7 +148,9 @@ class Node:
         """End viewers, relays and receivers, then the sites."""
         if self._watching is not None:
             self._watching.cancel()
+        await self.recordings.close()
         self.events.close()
+        await self.rtsp.close()
         for runner in self._runners:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SHUTDOWN_S):
@@ -158,8 +169,10 @@ class Node:
             middlewares=[control_api.problems, control_api.bearer(self.config.control_secret)]
         )
         control_api.add_control_routes(app, self)
-        webrtc.add_control_routes(app, self)
+        self._webrtc = webrtc.add_control_routes(app, self)
         snapshot.add_control_routes(app, self)
+        recorder.add_control_routes(app, self.recordings)
+        self.rtsp.add_control_routes(app)
         runner = await self._runner(app)
         kind, _, address = self.config.control.partition(":")
         if kind == "unix":
@@ -391,6 +404,10 @@ class Node:
             viewers_by_kind=Counter(kind for entry in self._entries.values() for kind in entry.viewers.values()),
             ports_leased=self.ports.leased, ports_quarantined=self.ports.quarantined, ports_free=self.ports.free,
             cpu_seconds=time.process_time(), rss_bytes=_rss_bytes(), loop_lag_s=self._lag_s, gso=self.gso,
+            pump=self.pump.kind, batches=self.pump.batches, lanes=self.pump.lanes,
+            rtsp_port=self.rtsp.port, rtsp_refused=self.rtsp.failures.total,
+            recording=self.recordings.stats(),
+            webrtc=self._webrtc.stats() if self._webrtc is not None else WebRtcStats(),
             closed_totals=StreamStats.model_validate({"stream_id": "closed", **self._closed_totals}),
             per_stream=per_stream,
         )  # fmt: skip
@@ -458,7 +475,8 @@ async def serve(config: NodeConfig) -> None:
     node = Node(config)
     try:
         await node.start()
-        sys.stdout.write(json.dumps({"ready": True, "viewer_port": node.viewer_port}) + "\n")
+        ready = {"ready": True, "viewer_port": node.viewer_port, "rtsp_port": node.rtsp.port}
+        sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()
         _watch_stdin(stopped.set)
         await node.run_until(stopped)
@@ -474,17 +492,13 @@ def main() -> int:
     except ValidationError as error:
         sys.stderr.write(f"the node's configuration is wrong: {error}\n")
         return 2
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        format=f"%(asctime)s level=%(levelname)s logger=%(name)s node_id={config.node_id} %(message)s",
-        stream=sys.stderr,
-    )
+    logs.configure(config.node_id, level=config.log_level, form=config.log_format)
     # Per-packet garbage is freed by reference counts; the cycle collector only has to look now and then.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     try:
         asyncio.run(serve(config))
-    except OSError as error:
+    except (OSError, PumpMissing) as error:
         log.error("event=node_failed error=%s", error)
         return 1
     return 0

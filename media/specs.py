@@ -89,6 +89,65 @@ class InputSpec(Record):
     """Without a unit for this long the stream counts as lost."""
 
 
+class ClipPart(Record):
+    """One recorded file to play: absolute ``path``, wall-clock of its media time 0 and of its end (unix seconds).
+
+    ``growing``: it is being written, ``end`` is what was known; ``bytes`` is its size, 0 when that is not known.
+    """
+
+    path: str
+    start: float
+    end: float
+    bytes: int = 0
+    growing: bool = False
+
+
+class RecordingInput(InputSpec):
+    """Play recordings: the parts of one channel between ``start`` and ``end`` (unix seconds).
+
+    ``speed`` is 0.25 to 8, negative for backward; the units' times are those of the playing, so that a player keeps
+    up. ``delivery`` sends so many times faster than that without touching the times (download). ``keep_gaps``: what
+    was not recorded lasts as long as it lasted, else it is left out. ``reverse_groups``: backward whole groups of
+    pictures instead of key frames only (GB/T 28181-2022 B.2.8). ``wait_for_reader``: after the first pictures wait
+    until somebody reads or relays. Above ``most_bits_per_s`` only key frames are sent.
+    """
+
+    kind: Literal["recording"] = "recording"
+    parts: tuple[ClipPart, ...]
+    start: float
+    end: float
+    speed: Annotated[float, Field(ge=-8, le=8)] = 1.0
+    delivery: Annotated[float, Field(ge=0.25, le=64)] = 1.0
+    paused: bool = False
+    keep_gaps: bool = False
+    reverse_groups: bool = False
+    wait_for_reader: bool = True
+    most_bits_per_s: int = 50_000_000
+
+
+class InputControl(Record):
+    """Change how a recording is played. Positions are seconds from the input's ``start``; fields left out stay.
+
+    ``until_s`` bounds a backward run.
+    """
+
+    paused: bool | None = None
+    speed: Annotated[float, Field(ge=-8, le=8)] | None = None
+    position_s: Annotated[float, Field(ge=0)] | None = None
+    until_s: Annotated[float, Field(ge=0)] | None = None
+
+
+class PlayPosition(Record):
+    """Where a recording is: seconds from the input's ``start`` of the picture sent last, or to be sent next after a
+    seek. ``ended``: the end of the range (backward: its start) was reached."""
+
+    stream_id: StreamId
+    position_s: float
+    speed: float
+    paused: bool
+    ended: bool
+
+
 class SenderSpec(Record):
     """Ask a node to relay a stream's RTP payload untouched to another platform.
 
@@ -154,7 +213,110 @@ class StreamStats(Record):
     relay_packets: int = 0
     relay_drops: int = 0
     last_packet_age_s: float | None = None
+    position_s: float | None = None
+    """Recordings only: seconds from the start of the range."""
     media_mismatch: str | None = None
+
+
+class SegmentInfo(Record):
+    """One recorded file, as the node's events and the gateway's index describe it (media/segments.py has the format).
+
+    ``start`` and ``end`` are UTC unix seconds with fractions; media time t of the file is wall-clock ``start + t``.
+    ``path`` is relative to the directory of ``disk_id``, with ``/``. ``device_id`` and ``channel_id`` are labels
+    that name the folder. ``frames`` counts pictures. ``complete`` False: the file is being written, or was torn
+    and not yet mended; ``end`` and ``bytes`` are then what is known so far. ``cause`` says why it was closed:
+    length | stopped | stream_ended | format_changed | time_jump | write_failed | recovered.
+    """
+
+    segment_id: StreamId
+    recording_id: StreamId
+    device_id: StreamId
+    channel_id: StreamId
+    disk_id: StreamId
+    path: str
+    kind: str = "continuous"
+    """continuous | event | manual."""
+    storage_class: str = "standard"
+    start: float
+    end: float
+    bytes: int = 0
+    frames: int = 0
+    video_codec: str = ""
+    audio_codec: str = ""
+    """aac, or empty without sound."""
+    width: int = 0
+    height: int = 0
+    complete: bool = False
+    cause: str = ""
+
+
+class DiskSpec(Record):
+    """One directory for recordings, as the gateway's disk guard sees it. No new files when ``usable`` is False, or
+    when fewer than ``reserve_bytes`` are free."""
+
+    disk_id: StreamId
+    directory: str
+    reserve_bytes: int = 0
+    usable: bool = True
+
+
+class DiskList(Record):
+    """All directories this node may write recordings to."""
+
+    disks: tuple[DiskSpec, ...]
+
+
+class RecordingSpec(Record):
+    """Ask a node to record a stream. ``standby``: keep the last ``pre_event_s`` seconds in memory, at most
+    ``pre_event_bytes``, and write only when triggered. ``device_id`` and ``channel_id`` name the folder."""
+
+    recording_id: StreamId
+    stream_id: StreamId
+    device_id: StreamId
+    channel_id: StreamId
+    kind: str = "continuous"
+    storage_class: str = "standard"
+    segment_s: float = Field(default=300.0, gt=0, le=7200)
+    standby: bool = False
+    pre_event_s: float = Field(default=0.0, ge=0, le=300)
+    pre_event_bytes: int = Field(default=32 * 1024 * 1024, ge=0)
+
+
+class RecordingTrigger(Record):
+    """Write from ``pre_event_s`` before now until ``seconds`` from now; a later end wins. Only for standby."""
+
+    seconds: float = Field(gt=0, le=86400)
+
+
+class RecordingStats(Record):
+    """Recording on one node. ``bytes`` and all counts since the node's start; ``queued_bytes`` waits for disks."""
+
+    recordings: int = 0
+    writing: int = 0
+    segments: int = 0
+    bytes: int = 0
+    queued_bytes: int = 0
+    queue_drops: int = 0
+    write_errors: int = 0
+
+
+class WebRtcStats(Record):
+    """One node's WebRTC viewers in datagrams. ``port`` 0: each viewer has a port of its own."""
+
+    port: int = 0
+    viewers: int = 0
+    received: int = 0
+    stray: int = 0
+    """From nobody we know."""
+    refused: int = 0
+    """Could not prove that they belong to a viewer."""
+    dropped: int = 0
+    unsent: int = 0
+    moved: int = 0
+    """Viewers that went on from another address."""
+    retransmitted: int = 0
+    repeats: int = 0
+    """Groups of pictures sent again to players that had lost the picture."""
 
 
 class NodeStats(Record):
@@ -172,8 +334,21 @@ class NodeStats(Record):
     cpu_seconds: float = 0.0
     rss_bytes: int = 0
     loop_lag_s: float = 0.0
+    rtsp_port: int = 0
+    """0: no RTSP here."""
+    rtsp_refused: int = 0
+    """Wrong passwords and tickets."""
     pump: str = "python"
+    """``compiled`` or ``python``: what moves steady streams."""
     gso: bool = False
+    batches: bool = False
+    """Whether sockets are read many packets at a time (recvmmsg)."""
+    lanes: int = 0
+    """Streams in the hands of the compiled pump now."""
+    kernel_drops: int = 0
+    """Datagrams that the kernel dropped because a media socket's receive buffer was full."""
+    recording: RecordingStats = RecordingStats()
+    webrtc: WebRtcStats = WebRtcStats()
     closed_totals: StreamStats | None = None
     per_stream: tuple[StreamStats, ...] = ()
 
@@ -191,6 +366,18 @@ class WebRtcAnswer(Record):
     sdp: str
 
 
+class RtspAccount(Record):
+    """Who may ask an RTSP server for a channel: HA1 = H(username:realm:password) in lower-case hex, no password."""
+
+    username: str
+    ha1_md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", repr=False)]
+    ha1_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", repr=False)]
+
+    def ha1(self, algorithm: str) -> str:
+        """``algorithm``: MD5 or SHA-256."""
+        return self.ha1_sha256 if algorithm == "SHA-256" else self.ha1_md5
+
+
 class NodeConfig(Record):
     """All that a node process is told at its start (JSON on standard input). Times in seconds."""
 
@@ -206,6 +393,14 @@ class NodeConfig(Record):
     shared_rtp_port: Port | None = None
     viewer_host: str = "0.0.0.0"
     viewer_port: int = 8081
+    rtsp_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """RTSP on ``viewer_host``; 0: any free port; None: off. A port that is taken is told, and the node runs without."""
+    rtsp_realm: str = "gb28181-gateway"
+    rtsp_accounts: Annotated[tuple[RtspAccount, ...], Field(repr=False)] = ()
+    rtsp_start_timeout_s: float = 40.0
+    """So long a client waits for a channel that the gateway starts on demand."""
+    webrtc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """One UDP port for all WebRTC viewers; 0: any free port; None, or when it is taken: one each out of the range."""
     webrtc_port_min: Port = 24000
     webrtc_port_max: Port = 24999
     ticket_secret: str
@@ -214,7 +409,12 @@ class NodeConfig(Record):
     gop_cache_bytes: int = 8 * 1024 * 1024
     reader_queue_units: int = 512
     snapshot_timeout_s: float = 8.0
+    recording_queue_bytes: int = 64 * 1024 * 1024
+    """Bytes that may wait for one disk."""
+    pump: Literal["auto", "python", "compiled"] = "auto"
     log_level: str = "INFO"
+    log_format: str = "text"
+    """text or json, as the gateway's own log."""
 
 
 class StreamReady(Record):
@@ -262,6 +462,14 @@ class KeyFrameWanted(Record):
     stream_id: StreamId
 
 
+class PlaybackEnded(Record):
+    """A recording was sent to the end of its range; told once, and again only after it was moved or turned."""
+
+    type: Literal["playback_ended"] = "playback_ended"
+    stream_id: StreamId
+    position_s: float
+
+
 class SenderEnded(Record):
     """A relay stopped by itself. cause: connection_lost | dial_failed | stream_closed."""
 
@@ -269,6 +477,45 @@ class SenderEnded(Record):
     stream_id: StreamId
     sender_id: StreamId
     cause: str
+
+
+class StreamWanted(Record):
+    """A viewer's program asks for a channel by its fixed address; the gateway answers by ``POST /wanted/{id}``.
+
+    ``device_id`` empty: the only device with that channel. ``user`` is an account that the node has checked, else
+    ``token`` is an API token that the gateway has to check. ``host``: how the client named this node.
+    """
+
+    type: Literal["stream_wanted"] = "stream_wanted"
+    request_id: StreamId
+    channel_id: str
+    device_id: str = ""
+    stream_number: int = 0
+    user: str = ""
+    token: Annotated[str, Field(repr=False)] = ""
+    source: str = ""
+    host: str = ""
+
+
+class WantedAnswer(Record):
+    """What became of a StreamWanted: ``stream_id`` here, or ``location`` elsewhere, or a refusal.
+
+    ``status`` is the one to answer with (HTTP and RTSP mean the same by 401, 403, 404, 409, 503 and 504).
+    """
+
+    status: Annotated[int, Field(ge=200, le=599)] = 200
+    stream_id: StreamId | None = None
+    location: Annotated[str, Field(repr=False)] = ""
+    reason: str = ""
+
+
+class ViewerRefused(Record):
+    """Somebody could not prove that he may watch, at most one a second. kind: rtsp_login | rtsp_ticket | rtsp_locked."""
+
+    type: Literal["viewer_refused"] = "viewer_refused"
+    kind: str
+    source: str
+    user: str = ""
 
 
 class ViewerEnded(Record):
@@ -279,42 +526,62 @@ class ViewerEnded(Record):
     cause: str
 
 
-class SegmentInfo(Record):
-    """One recorded file, as the node's events and the gateway's index describe it (media/segments.py has the format).
+class SegmentOpened(Record):
+    """A recording began a file."""
 
-    ``start`` and ``end`` are UTC unix seconds with fractions; media time t of the file is wall-clock ``start + t``.
-    ``path`` is relative to the directory of ``disk_id``, with ``/``. ``device_id`` and ``channel_id`` are labels
-    that name the folder. ``frames`` counts pictures. ``complete`` False: the file is being written, or was torn
-    and not yet mended; ``end`` and ``bytes`` are then what is known so far. ``cause`` says why it was closed:
-    length | stopped | stream_ended | format_changed | time_jump | write_failed | recovered.
+    type: Literal["segment_opened"] = "segment_opened"
+    stream_id: StreamId
+    segment: SegmentInfo
+
+
+class SegmentClosed(Record):
+    """A file is finished and safe on its disk; with ``segment.complete`` False it was given up (cause write_failed)."""
+
+    type: Literal["segment_closed"] = "segment_closed"
+    stream_id: StreamId
+    segment: SegmentInfo
+
+
+class RecordingFault(Record):
+    """A recording lost pictures or cannot write, at most once per 10 s, recording and kind.
+
+    kind: write_failed | queue_full | no_disk | pre_event_cut. ``disk_id`` is empty when no disk is to blame.
     """
 
-    segment_id: StreamId
+    type: Literal["recording_fault"] = "recording_fault"
+    stream_id: StreamId
     recording_id: StreamId
-    device_id: StreamId
-    channel_id: StreamId
-    disk_id: StreamId
-    path: str
-    kind: str = "continuous"
-    """continuous | event | manual."""
-    storage_class: str = "standard"
-    start: float
-    end: float
-    bytes: int = 0
-    frames: int = 0
-    video_codec: str = ""
-    audio_codec: str = ""
-    """aac, or empty without sound."""
-    width: int = 0
-    height: int = 0
-    complete: bool = False
-    cause: str = ""
+    kind: str
+    disk_id: str = ""
+    detail: str = ""
 
 
-AnyInput = InputSpec
+class RecordingEnded(Record):
+    """A recording stopped by itself: its stream has ended (``cause``)."""
+
+    type: Literal["recording_ended"] = "recording_ended"
+    stream_id: StreamId
+    recording_id: StreamId
+    cause: str
+
+
+AnyInput = RecordingInput | InputSpec
 """What ``POST /inputs`` takes: the union of all kinds, told apart by ``kind``."""
 
 NodeEvent = Annotated[
-    StreamReady | StreamIdle | StreamLost | StreamFault | KeyFrameWanted | SenderEnded | ViewerEnded,
+    StreamReady
+    | StreamIdle
+    | StreamLost
+    | StreamFault
+    | KeyFrameWanted
+    | SenderEnded
+    | PlaybackEnded
+    | ViewerEnded
+    | StreamWanted
+    | ViewerRefused
+    | SegmentOpened
+    | SegmentClosed
+    | RecordingFault
+    | RecordingEnded,
     Field(discriminator="type"),
 ]

@@ -78,12 +78,13 @@ class NodePlan:
     media_host: str = "0.0.0.0"
     bind_host: str = "0.0.0.0"
     log_level: str = "INFO"
+    log_format: str = "text"
 
     def config(self, number: int, control: str, secret: str) -> NodeConfig:
         """Configuration of node ``number`` (0 based). RTP slices start on even ports (RFC 3550 11)."""
         settings = self.settings
-        rtp = _slice(settings.rtp_port_min, settings.rtp_port_max, number, settings.nodes, even=True)
-        webrtc = _slice(settings.webrtc_port_min, settings.webrtc_port_max, number, settings.nodes)
+        rtp = _slice(settings.rtp_port_min, settings.rtp_port_max, number, settings.node_count, even=True)
+        webrtc = _slice(settings.webrtc_port_min, settings.webrtc_port_max, number, settings.node_count)
         shared = settings.shared_rtp_port
         return NodeConfig(
             node_id=f"node-{number}",
@@ -96,11 +97,14 @@ class NodePlan:
             shared_rtp_port=None if shared is None else shared + 2 * number,
             viewer_host=settings.viewer_host,
             viewer_port=settings.viewer_port + number if settings.viewer_port else 0,
+            webrtc_port=None if settings.webrtc_port is None else settings.webrtc_port + number,
             webrtc_port_min=webrtc[0],
             webrtc_port_max=webrtc[1],
             ticket_secret=self.ticket_secret,
             port_quarantine_s=settings.port_quarantine_s,
+            pump=settings.pump,
             log_level=self.log_level,
+            log_format=self.log_format,
         )
 
 
@@ -139,11 +143,11 @@ class Nodes:
         """Start all node processes and wait until each is ready or ``timeout_s`` is over (restarts go on)."""
         directory = Path(tempfile.mkdtemp(prefix="gb-media-"))  # mode 0700: the sockets are ours alone
         self._directory = directory
-        for number in range(self.plan.settings.nodes):
+        for number in range(self.plan.settings.node_count):
             self._tasks.append(asyncio.create_task(self._supervise(number, directory), name=f"node-{number}"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while len(self._handles) < self.plan.settings.nodes:
+                while len(self._handles) < self.plan.settings.node_count:
                     self._changed.clear()
                     await self._changed.wait()
 
