@@ -1,4 +1,4 @@
-"""H.264 access units into RTP payloads for browsers (RFC 6184, packetization mode 1). Pure."""
+"""H.264 access units into RTP payloads (RFC 6184, packetization mode 1). Pure."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ _STAP_A, _FU_A = 24, 28
 _FU_START, _FU_END = 0x80, 0x40
 
 
-def packetise(data: bytes) -> list[bytes]:
-    """The RTP payloads of one Annex B access unit: small NAL units together (STAP-A), large ones cut (FU-A)."""
+def packetise(data: bytes, limit: int = PAYLOAD_MAX) -> list[bytes]:
+    """The RTP payloads of one Annex B access unit: small NAL units together (STAP-A), large ones cut (FU-A).
+
+    No payload is longer than ``limit`` bytes.
+    """
     payloads: list[bytes] = []
     small: list[bytes] = []
-    room = PAYLOAD_MAX - 1
+    room = limit - 1
     for unit in split_annexb(data):
         if unit[0] & 0x1F == H264_AUD:
             continue
         if small and len(unit) + 2 > room:
             payloads.append(_together(small))
-            small, room = [], PAYLOAD_MAX - 1
-        if len(unit) > PAYLOAD_MAX:
-            payloads += _cut(unit)
+            small, room = [], limit - 1
+        if len(unit) > limit:
+            payloads += _cut(unit, limit)
         else:
             small.append(unit)
             room -= len(unit) + 2
@@ -43,10 +46,10 @@ def _together(units: list[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def _cut(unit: bytes) -> list[bytes]:
+def _cut(unit: bytes, limit: int) -> list[bytes]:
     """FU-A fragments of nearly equal size: the last packet of a large unit is no dwarf."""
     body = len(unit) - 1
-    count = -(-body // (PAYLOAD_MAX - 2))
+    count = -(-body // (limit - 2))
     size = -(-body // count)
     indicator, kind = unit[0] & 0xE0 | _FU_A, unit[0] & 0x1F
     starts = range(1, len(unit), size)
