@@ -6,13 +6,11 @@ import os
 from typing import Any
 
 from benchmarks.measure import Row
-from benchmarks.relay import Result, measure, median, missing, rows_of, take_turns, verdicts
+from benchmarks.relay import LOSSLESS, Result, measure, median, missing, rows_of, take_turns, verdicts
 from benchmarks.relay_candidates import Candidate, Shape, available
 
 MANY = 500
 STEPS = (400, 300, 250, 200, 150, 100)
-LOSSLESS = 1e-4
-"""Share of packets: below it a run counts as without loss (a loaded machine starves sink or generator at times)."""
 
 
 def first_loss(candidate: Candidate, seen: Result) -> Row | None:

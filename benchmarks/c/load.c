@@ -333,9 +333,11 @@ int main(int argc, char **argv)
     stopping = 1;
     pthread_join(thread, NULL);
     printf("{\"received\": %lld, \"lost\": %lld, \"wrong\": %lld, \"reordered\": %lld, \"sent\": %lld, \"unsent\": %lld, "
-           "\"p50_ms\": %.2f, \"p99_ms\": %.2f, \"late_ms\": %.1f}\n",
+           "\"p50_ms\": %.2f, \"p99_ms\": %.2f, \"late_ms\": %.1f, "
+           "\"all\": {\"sent\": %lld, \"received\": %lld, \"unsent\": %lld}}\n",
            last.received - first.received, (long long)lost - first.lost + tail - (last.unsent - first.unsent) * fan, (long long)wrong - first.wrong,
            (long long)reordered - first.reordered, last.sent - first.sent, last.unsent - first.unsent,
-           percentile_ms(0.5), percentile_ms(0.99), late / 1e6);
+           percentile_ms(0.5), percentile_ms(0.99), late / 1e6,
+           (long long)sent, (long long)received + reordered, (long long)unsent);
     return 0;
 }
