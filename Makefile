@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
 PYTEST := $(BIN)/python -m pytest
+# Most tests wait for sockets and timers: four processes keep two cores busy. A file's tests stay together.
+SIDE_BY_SIDE ?= -n 4 --dist loadfile
 
 .PHONY: demo run test check bench conformance fuzz tools lock coverage image clean help
 
@@ -33,7 +35,11 @@ tools:          ## outside programs for the interoperability tests (Debian, root
 
 test: $(DEV) tools ## all tests; writes build/conformance.json
 	@mkdir -p build
-	@GB_CONFORMANCE=1 $(BIN)/coverage run -m pytest $(ARGS)
+	@GB_CONFORMANCE=1 $(PYTEST) $(SIDE_BY_SIDE) $(ARGS)
+
+coverage: $(DEV) tools ## which lines the tests run, in one process; writes build/coverage.txt
+	@mkdir -p build
+	@$(BIN)/coverage run -m pytest $(ARGS)
 	@$(BIN)/coverage combine -q && $(BIN)/coverage report -m --skip-covered > build/coverage.txt && tail -1 build/coverage.txt
 
 check: $(DEV)   ## lint, types, import contracts

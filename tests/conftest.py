@@ -18,7 +18,6 @@ if CAPTURES.is_dir():
 
 _outcomes: dict[str, dict[str, set[str]]] = defaultdict(lambda: {"passed": set(), "failed": set()})
 _missing: dict[str, int] = defaultdict(int)
-_checks_of: dict[str, tuple[str, ...]] = {}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,14 +25,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         checks = tuple(str(check) for mark in item.iter_markers("gb") for check in mark.args)
         quirks = tuple(f"quirk {number}" for mark in item.iter_markers("quirk") for number in mark.args)
         if checks or quirks:
-            _checks_of[item.nodeid] = checks + quirks
+            item.user_properties.append(("proves", [*checks, *quirks]))  # travels with the report
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("needs"):
         for tool in mark.args:
             if not available(tool):
-                _missing[tool] += 1
+                item.user_properties.append(("misses", tool))
                 pytest.skip(f"{tool} is not installed")
 
 
@@ -44,7 +43,10 @@ def available(tool: str) -> bool:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    checks = _checks_of.get(report.nodeid, ())
+    properties = dict(report.user_properties)
+    if report.outcome == "skipped" and report.when == "setup" and "misses" in properties:
+        _missing[str(properties["misses"])] += 1
+    checks: list[str] = properties.get("proves", [])  # type: ignore[assignment]
     if not checks or (report.when != "call" and report.outcome == "passed"):
         return
     if report.outcome == "skipped":
@@ -54,8 +56,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if not os.environ.get("GB_CONFORMANCE"):
-        return
+    if not os.environ.get("GB_CONFORMANCE") or hasattr(session.config, "workerinput"):
+        return  # where tests run in several processes, the first one has all reports
     BUILD.mkdir(exist_ok=True)
     result = {
         check: {

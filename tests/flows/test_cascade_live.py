@@ -15,6 +15,7 @@ import av
 import pytest
 import pytest_asyncio
 from gateway_process import free_ports
+from port_ranges import kept_ports
 
 from config.settings import Settings
 from gateway.app import Gateway
@@ -30,6 +31,7 @@ from sip.ptz import Move, encode
 from sip.timers import Timers
 
 SERVER = "41018300002000000001"
+RTP_PORTS = kept_ports(400)
 DOMAIN = "4101830000"
 UPPER, UPPER2 = "41010000002000000001", "41010000002000000002"
 PASSWORD = "Xm-Demo-0001"
@@ -61,8 +63,8 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gat
                 "transport": "udp",
                 "viewer_host": "127.0.0.1",
                 "viewer_port": viewer,
-                "rtp_port_min": 28000,
-                "rtp_port_max": 28399,
+                "rtp_port_min": RTP_PORTS[0],
+                "rtp_port_max": RTP_PORTS[1],
                 "invite_timeout_s": 5.0,
                 "first_picture_timeout_s": 4.0,
                 "no_rtp_timeout_s": 1.5,

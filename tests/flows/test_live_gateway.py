@@ -12,6 +12,7 @@ import pytest_asyncio
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from gateway_process import PASSWORD, free_ports
 from live_house import SERVER, until
+from port_ranges import kept_ports
 from scripted_camera import DOMAIN
 
 from config.settings import Settings
@@ -27,6 +28,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120
 
 PICTURES = Pictures(width=320, height=192, bitrate=200_000, gop=25)
 STOP = ptz.encode(ptz.STOP)
+RTP_PORTS, WEBRTC_PORTS = kept_ports(100), kept_ports(50)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -48,10 +50,10 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gat
                 "media": {
                     "viewer_host": "127.0.0.1",
                     "viewer_port": viewer,
-                    "rtp_port_min": 27700,
-                    "rtp_port_max": 27799,
-                    "webrtc_port_min": 27800,
-                    "webrtc_port_max": 27849,
+                    "rtp_port_min": RTP_PORTS[0],
+                    "rtp_port_max": RTP_PORTS[1],
+                    "webrtc_port_min": WEBRTC_PORTS[0],
+                    "webrtc_port_max": WEBRTC_PORTS[1],
                     "first_picture_timeout_s": 5.0,
                     "idle_grace_s": 1.0,
                     "port_quarantine_s": 0.2,

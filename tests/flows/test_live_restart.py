@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from gateway_process import free_ports
 from live_house import SERVER, until
+from port_ranges import kept_ports
 from raw_device import header
 from scripted_camera import DOMAIN, ScriptedCamera
 
@@ -22,6 +23,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120
 
 ROOT = Path(__file__).parents[2]
 CAMERA = "41018300001320000001"
+RTP_PORTS, WEBRTC_PORTS = kept_ports(100), kept_ports(50)
 
 FIRST_LIFE = """
 import asyncio, json, sys
@@ -60,10 +62,10 @@ def settings(folder: Path) -> dict[str, Any]:
             "transport": "udp",
             "viewer_host": "127.0.0.1",
             "viewer_port": viewer,
-            "rtp_port_min": 27500,
-            "rtp_port_max": 27599,
-            "webrtc_port_min": 27600,
-            "webrtc_port_max": 27649,
+            "rtp_port_min": RTP_PORTS[0],
+            "rtp_port_max": RTP_PORTS[1],
+            "webrtc_port_min": WEBRTC_PORTS[0],
+            "webrtc_port_max": WEBRTC_PORTS[1],
         },
         "http": {"host": "127.0.0.1", "port": http},
         "metrics": {"port": metrics},

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from chain import UPPER, Chain, camera, chain
 from gateway_process import DOMAIN, SERVER_ID
+from port_ranges import kept_ports
 
 from simulator.upper_platform import Pull
 
@@ -24,7 +25,7 @@ pytestmark = [
     pytest.mark.timeout(180),
 ]
 
-RTP_PORTS = (22100, 22199)
+RTP_PORTS = kept_ports(100)
 ERROR = 0x800000
 """Wireshark's severity: chat 0x200000, note 0x400000, warning 0x600000, error 0x800000."""
 KNOWN_NOTES = {"Unrecognised SIP header (x-gb-ver)", "Connection finish (FIN)"}

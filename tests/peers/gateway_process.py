@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from port_ranges import brief_ports
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "Xm-Demo-0001"
@@ -121,6 +122,7 @@ def start(
     """Start a gateway in ``folder`` (the same folder again: a restart with its state) and log in."""
     folder.mkdir(parents=True, exist_ok=True)
     sip, http, viewer, metrics = ports or free_ports(4)
+    rtp = brief_ports(400)
     settings: dict[str, Any] = {
         "sip": {"host": "127.0.0.1", "port": sip, "allow_loopback": True},
         "registration": {"domain_password": PASSWORD},
@@ -128,8 +130,8 @@ def start(
         "media": {
             "viewer_host": "127.0.0.1",
             "viewer_port": viewer,
-            "rtp_port_min": 20000,
-            "rtp_port_max": 21999,
+            "rtp_port_min": rtp[0],
+            "rtp_port_max": rtp[1],
         },
         "metrics": {"port": metrics},
         "storage": {"directory": str(folder / "data"), "flush_interval_s": 0.2},

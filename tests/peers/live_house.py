@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway_process import free_ports
+from port_ranges import kept_ports
 from scripted_camera import DOMAIN, Trace
 
 from config.settings import MediaSettings, SipSettings
@@ -26,6 +27,7 @@ from sip.ids import SsrcPool
 
 SERVER = "41018300002000000001"
 TICKETS = "ticket-secret-for-tests"
+RTP_PORTS, WEBRTC_PORTS = kept_ports(400), kept_ports(100)
 
 
 def media_settings(**values: Any) -> MediaSettings:
@@ -34,10 +36,10 @@ def media_settings(**values: Any) -> MediaSettings:
         {
             "transport": "udp",
             "viewer_host": "127.0.0.1",
-            "rtp_port_min": 27000,
-            "rtp_port_max": 27399,
-            "webrtc_port_min": 27400,
-            "webrtc_port_max": 27499,
+            "rtp_port_min": RTP_PORTS[0],
+            "rtp_port_max": RTP_PORTS[1],
+            "webrtc_port_min": WEBRTC_PORTS[0],
+            "webrtc_port_max": WEBRTC_PORTS[1],
             "invite_timeout_s": 4.0,
             "first_picture_timeout_s": 4.0,
             "no_rtp_timeout_s": 1.5,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from port_ranges import brief_ports
 
 from media.client import MediaClient
 from media.node import Node
@@ -23,7 +23,6 @@ from media.unit import AccessUnit, Codec
 
 SECRET = "control secret of the tests"
 SSRC = 183000001
-_ports = itertools.cycle(range(12000, 19000, 200))
 
 
 def encode(
@@ -139,10 +138,10 @@ class RunningNode:
 
 
 def node_config(directory: Path, **options: object) -> NodeConfig:
-    low = next(_ports)
+    low, high = brief_ports(200)
     values: dict[str, object] = {
         "node_id": "node-1", "control": f"unix:{directory}/control.sock", "control_secret": SECRET,
-        "media_host": "127.0.0.1", "bind_host": "127.0.0.1", "rtp_port_min": low, "rtp_port_max": low + 199,
+        "media_host": "127.0.0.1", "bind_host": "127.0.0.1", "rtp_port_min": low, "rtp_port_max": high,
         "viewer_host": "127.0.0.1", "viewer_port": 0, "ticket_secret": "tickets", "port_quarantine_s": 0.5,
     }  # fmt: skip
     return NodeConfig.model_validate({**values, **options})

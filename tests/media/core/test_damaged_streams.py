@@ -15,6 +15,7 @@ from pathlib import Path
 
 import av
 import pytest
+from port_ranges import brief_ports
 
 from media.node import Node
 from media.rtp import RtpPacketizer
@@ -110,9 +111,10 @@ async def read(reader: Reader, watched: Watched) -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Watched]:
     async def run(directory: Path) -> dict[str, Watched]:
+        ports = brief_ports(600)
         config = NodeConfig(
             node_id="node-0", control=f"unix:{directory}/control", control_secret="s", media_host="127.0.0.1",
-            bind_host="127.0.0.1", rtp_port_min=19400, rtp_port_max=19999, viewer_host="127.0.0.1",
+            bind_host="127.0.0.1", rtp_port_min=ports[0], rtp_port_max=ports[1], viewer_host="127.0.0.1",
             viewer_port=0, ticket_secret="t",
         )  # fmt: skip
         node, made, pacer = Node(config), cases(), Pacer(RATE)

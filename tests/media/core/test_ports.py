@@ -6,11 +6,12 @@ import logging
 import socket
 
 import pytest
+from port_ranges import kept_ports
 
 from media import ports
 from media.ports import NoPort, PortPool
 
-LOW = 19200
+LOW = kept_ports(64)[0]
 
 
 def pool(count: int = 4, quarantine_s: float = 30.0, low: int = LOW) -> PortPool:
