@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -89,8 +90,15 @@ class CatalogSettings(Section):
     """Accept catalog NOTIFYs of registered peers for subscriptions we do not know (else 481)."""
 
 
+MOST_NODES = 64
+_PORTS_PER_NODE = 100
+
+
 class MediaSettings(Section):
-    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    nodes: Annotated[int, Field(ge=1, le=MOST_NODES)] | Literal["auto"] = 1
+    """auto: one for each core but one, at least one (:attr:`node_count`)."""
+    pump: Literal["auto", "python", "compiled"] = "auto"
+    """compiled: the nodes refuse to start where the compiled packet pump is not built."""
     host: IPvAnyAddress | None = None
     """Address announced in SDP. Empty: the same as for SIP."""
     rtp_port_min: PortNumber = 20000
@@ -113,6 +121,14 @@ class MediaSettings(Section):
     ticket_lifetime_s: Annotated[int, Field(ge=10)] = 300
     port_quarantine_s: Annotated[float, Field(ge=0)] = 30.0
     ssrc_rest_s: Annotated[float, Field(ge=0)] = 60.0
+
+    @property
+    def node_count(self) -> int:
+        """How many media processes; auto leaves one core to the signalling and each node at least 100 RTP ports."""
+        if self.nodes != "auto":
+            return self.nodes
+        ports = (self.rtp_port_max - self.rtp_port_min + 1) // _PORTS_PER_NODE
+        return max(1, min(len(os.sched_getaffinity(0)) - 1, ports, MOST_NODES))
 
     @model_validator(mode="after")
     def _ranges(self) -> MediaSettings:

@@ -53,6 +53,18 @@ class KeyWatch:
         self._units += 1
         self._keys += key
 
+    @property
+    def standing(self) -> tuple[int, int | None]:
+        """The packet that last began a key frame (-1: none yet), and the timestamp of the frame looked at last."""
+        return self._marked, None if self._stamp < 0 else self._stamp
+
+    def moved_on(self, video: int, audio: int, keys: int, marked: int, stamp: int) -> None:
+        """Somebody else watched in between: so many frames went by."""
+        self.video_frames += video
+        self.audio_frames += audio
+        self.key_frames += keys
+        self._marked, self._stamp = marked, stamp
+
     def _look(self, run: Run, position: int, found: list[int]) -> None:
         start = run.starts[position] + 12
         head = run.buffer[start : start + _HEAD]

@@ -13,7 +13,7 @@ class PacketCache:
     def __init__(self, limit_bytes: int) -> None:
         self.bytes = 0
         self.has_key = False
-        self._limit = limit_bytes
+        self.limit_bytes = limit_bytes
         self._runs: deque[Run] = deque()
         self._open = True
 
@@ -23,9 +23,8 @@ class PacketCache:
             return
         self._runs.append(run)
         self.bytes += len(run.buffer)
-        if self.bytes > self._limit:
-            self.clear()
-            self._open = False
+        if self.bytes > self.limit_bytes:
+            self.overflow()
 
     def cut(self, index: int) -> None:
         """A key frame begins with packet ``index``: forget what is older."""
@@ -36,6 +35,11 @@ class PacketCache:
             runs[0] = runs[0].part(index - runs[0].index, len(runs[0]))
         self.has_key = bool(runs) and runs[0].index == index
         self._open = True
+
+    def overflow(self) -> None:
+        """The group of pictures is too long: keep nothing until the next key frame."""
+        self.clear()
+        self._open = False
 
     def clear(self) -> None:
         self._runs.clear()

@@ -16,9 +16,13 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from media import mmsg
+from media import compiled, mmsg
 from media.runs import Run
+
+if TYPE_CHECKING:
+    from media.compiled._lanes import Lane
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +45,13 @@ class Pump:
     """Owns one epoll set. ``register`` a socket with its drain callback; ``every_tick`` for paced work.
 
     A drain callback gets ``now`` (monotonic seconds) and reads its socket until it is empty or a fair share is
-    taken; it is called again on the next tick when data is left.
+    taken; it is called again on the next tick when data is left. With ``compiled_lanes`` steady sessions may be handed
+    to compiled code (:meth:`open_lane`); PumpMissing where that is not built.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop | None = None, *, compiled_lanes: bool = False
+    ) -> None:
         self.arena = bytearray(ARENA_BYTES)
         self.view = memoryview(self.arena)
         self._receivers: dict[int, mmsg.BatchReceiver] = {}
@@ -62,7 +69,37 @@ class Pump:
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._closed = False
+        self._sweep = compiled.sweep(self._epoll.fileno()) if compiled_lanes else None
+        self._left: dict[Lane, Callable[[Lane, float], None]] = {}
         self._loop.add_reader(self._epoll.fileno(), self._wake)
+
+    @property
+    def kind(self) -> str:
+        """``compiled`` or ``python``."""
+        return "python" if self._sweep is None else "compiled"
+
+    @property
+    def lanes(self) -> int:
+        """Sessions in the hands of compiled code now."""
+        return len(self._left)
+
+    def open_lane(
+        self, sock: socket.socket, name: bytes, left: Callable[[Lane, float], None], **terms: Any
+    ) -> Lane | None:
+        """Let compiled code serve a registered socket from now on (terms: ``Sweep.open``); None in pure Python.
+
+        ``left(lane, now)`` is called when something odd came; until then the socket's drain callback is not.
+        """
+        if self._sweep is None:
+            return None
+        lane = self._sweep.open(sock.fileno(), name, **terms)
+        self._left[lane] = left
+        return lane
+
+    def close_lane(self, lane: Lane) -> None:
+        """Serve the socket by its drain callback again. Idempotent; before the socket is closed."""
+        lane.close()
+        self._left.pop(lane, None)
 
     def receiver(self, family: int) -> mmsg.BatchReceiver | None:
         """The batch reader into the arena for sockets of ``family``; None where the system has none."""
@@ -102,6 +139,8 @@ class Pump:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        for lane in tuple(self._left):
+            self.close_lane(lane)
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
@@ -119,21 +158,35 @@ class Pump:
         self.ticks += 1
         self.lag_s = max(0.0, now - self._due)
         self.worst_lag_s = max(self.worst_lag_s, self.lag_s)
-        ready = self._epoll.poll(0)
+        busy = True
         try:
-            self._work(ready, now)
+            busy = self._work(now)
         finally:  # an error in one session must not stop the others' packets
-            self._next(bool(ready))
+            self._next(busy)
 
-    def _work(self, ready: list[tuple[int, int]], now: float) -> None:
+    def _work(self, now: float) -> bool:
+        """Serve what is readable, then what is paced. True when something was readable."""
         drains = self._drains
-        for number, _ in ready:
+        sweep = self._sweep
+        if sweep is None:
+            ready = [number for number, _ in self._epoll.poll(0)]
+            busy = bool(ready)
+        else:
+            ready = sweep.run(now)
+            busy = sweep.ready > 0
+            for lane in sweep.left:
+                left = self._left.pop(lane, None)
+                if left is not None:
+                    left(lane, now)
+        for number in ready:
             drain = drains.get(number)
             if drain is not None:
                 drain(now)
-        for owner, work in tuple(self._paced.items()):
-            if not work(now):
-                self._paced.pop(owner, None)
+        if self._paced:
+            for owner, work in tuple(self._paced.items()):
+                if not work(now):
+                    self._paced.pop(owner, None)
+        return busy
 
     def _next(self, busy: bool) -> None:
         """Tick again, or sleep in epoll after some empty ticks."""
@@ -146,6 +199,21 @@ class Pump:
             return
         self._due = max(self._due + TICK_S, time.monotonic() + 0.001)
         self._timer = self._loop.call_at(self._due, self._tick)
+
+
+def make_pump(choice: str) -> Pump:
+    """The pump that the setting asks for: ``python``, ``compiled`` (PumpMissing where it does not work), or ``auto``."""
+    if choice == "python":
+        return Pump()
+    trouble = compiled.probe()
+    if trouble and choice == "compiled":
+        raise compiled.PumpMissing(
+            f"media.pump is compiled, but the compiled pump cannot be used: {trouble}; build it with 'make pump', "
+            "or set media.pump to auto or python"
+        )
+    if trouble:
+        log.info("event=pump_python reason=%s", trouble)
+    return Pump(compiled_lanes=not trouble)
 
 
 def probe_gso() -> bool:

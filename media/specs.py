@@ -409,6 +409,7 @@ class NodeConfig(Record):
     gop_cache_bytes: int = 8 * 1024 * 1024
     reader_queue_units: int = 512
     snapshot_timeout_s: float = 8.0
+    pump: Literal["auto", "python", "compiled"] = "auto"
     recording_queue_bytes: int = 64 * 1024 * 1024
     """Bytes that may wait for one disk."""
     pump: Literal["auto", "python", "compiled"] = "auto"

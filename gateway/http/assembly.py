@@ -160,7 +160,7 @@ class Http:
 
 def viewer_origins(host: str, settings: MediaSettings, nodes: Iterable[NodeHandle]) -> list[str]:
     """Where the browser fetches pictures when WebRTC cannot be used; for the page's content security policy."""
-    ports = {number: settings.viewer_port + number for number in range(settings.nodes)}
+    ports = {number: settings.viewer_port + number for number in range(settings.node_count)}
     ports |= {node.number: node.viewer_port for node in nodes}
     if settings.viewer_public_url is None:
         return [f"http://{host}:{port}" for port in sorted(set(ports.values()))]

@@ -25,7 +25,8 @@ from config.settings import MediaSettings
 from gateway.services.errors import PlayCause, PlayFailed
 from media.client import MediaClient
 from media.errors import MediaError
-from media.specs import NodeConfig, NodeEvent, NodeStats
+from media.specs import RTSP_REALM, NodeConfig, NodeEvent, NodeStats, RtspAccount
+from sip.digest import ha1
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,8 @@ class NodeHandle:
     stats: NodeStats | None = None
     placed: int = 0
     """Streams that sessions have put here; ahead of ``stats``, which is a heartbeat old."""
+    rtsp_port: int = 0
+    """0: it serves no RTSP."""
 
     @property
     def load(self) -> tuple[bool, float]:
@@ -101,11 +104,27 @@ class NodePlan:
             webrtc_port_min=webrtc[0],
             webrtc_port_max=webrtc[1],
             ticket_secret=self.ticket_secret,
+            rtsp_port=None if settings.rtsp_port is None else settings.rtsp_port + number,
+            rtsp_accounts=rtsp_accounts(settings),
+            rtsp_start_timeout_s=settings.invite_timeout_s + 2 * settings.first_picture_timeout_s + 5,
             port_quarantine_s=settings.port_quarantine_s,
             pump=settings.pump,
             log_level=self.log_level,
             log_format=self.log_format,
         )
+
+
+def rtsp_accounts(settings: MediaSettings) -> tuple[RtspAccount, ...]:
+    """The accounts as the nodes get them: HA1 values instead of passwords."""
+    accounts = []
+    for account in settings.rtsp_accounts:
+        proof = account.username, RTSP_REALM, account.password.get_secret_value()
+        accounts.append(
+            RtspAccount(
+                username=account.username, ha1_md5=ha1(*proof, "MD5"), ha1_sha256=ha1(*proof, "SHA-256")
+            )
+        )
+    return tuple(accounts)
 
 
 def _slice(first: int, last: int, number: int, count: int, *, even: bool = False) -> tuple[int, int]:
@@ -215,10 +234,11 @@ class Nodes:
         handle: NodeHandle | None = None
         cause = "stopped"
         try:
-            viewer_port = await _ready(process, config)
+            viewer_port, rtsp_port = await _ready(process, config)
             client = MediaClient(control, config.control_secret)
             await client.start()
             handle = NodeHandle(config.node_id, number, client, viewer_port, process.pid, time.monotonic())
+            handle.rtsp_port = rtsp_port
             self._handles[number] = handle
             self._changed.set()
             log.info("node ready node_id=%s pid=%d viewer_port=%d", handle.node_id, process.pid, viewer_port)
@@ -284,8 +304,8 @@ class Nodes:
             log.warning("node events ended node_id=%s cause=%s", handle.node_id, error)
 
 
-async def _ready(process: Process, config: NodeConfig) -> int:
-    """Feed the configuration and wait for the ready line; returns the viewers' port. Raises NodeStartFailed."""
+async def _ready(process: Process, config: NodeConfig) -> tuple[int, int]:
+    """Feed the configuration and wait for the ready line; returns the viewers' ports. Raises NodeStartFailed."""
     if process.stdin is None or process.stdout is None:
         raise NodeStartFailed("no pipes to the process")
     process.stdin.write(config.model_dump_json().encode() + b"\n")
@@ -299,15 +319,18 @@ async def _ready(process: Process, config: NodeConfig) -> int:
         raise NodeStartFailed(f"{type(error).__name__}") from error
     if not line:
         raise NodeStartFailed(f"exited with status {await process.wait()}")
-    return _viewer_port(line)
+    return _viewer_ports(line)
 
 
-def _viewer_port(line: bytes) -> int:
-    """The port in ``{"ready": true, "viewer_port": N}``. Raises NodeStartFailed for any other line."""
+def _viewer_ports(line: bytes) -> tuple[int, int]:
+    """The ports in ``{"ready": true, "viewer_port": N, "rtsp_port": M}``, the second 0 where it is missing.
+
+    Raises NodeStartFailed for any other line.
+    """
     try:
         ready = json.loads(line)
         if ready["ready"] is True:
-            return int(ready["viewer_port"])
+            return int(ready["viewer_port"]), int(ready.get("rtsp_port", 0))
     except (ValueError, KeyError, TypeError):
         pass
     raise NodeStartFailed(f"unexpected first line {line[:80]!r}")

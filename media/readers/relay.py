@@ -132,8 +132,34 @@ class Relay:
         return 0 if self._output is None else self._output.sent
 
     @property
+    def waiting_bytes(self) -> int:
+        """What was taken and is not sent yet: paced packets, and the backlog of a slow TCP peer."""
+        backlog = self._output.backlog_bytes if isinstance(self._output, TcpOutput) else 0
+        return self._pending_bytes + backlog
+
+    @property
     def dropped(self) -> int:
         return self._pending_drops + (0 if self._output is None else self._output.dropped)
+
+    def lane_target(self, index: int) -> tuple[int, int, int, int, bool] | None:
+        """What compiled code needs to send from packet ``index`` on: socket, SSRC, sequence minus index, payload type
+        or -1, segmentation. None while packets wait or where it is no UDP."""
+        output = self._output
+        if not self._live or self._pending or not isinstance(output, UdpOutput):
+            return None
+        if self._first_index is None:
+            self._first_index = index
+        wanted = self.spec.payload_type
+        offset = self._sequence_base - self._first_index
+        return output.sock.fileno(), self.spec.ssrc, offset, -1 if wanted is None else wanted, output.gso
+
+    def credit(self, sent: int, dropped: int, gso: bool) -> None:
+        """Compiled code sent for this relay."""
+        output = self._output
+        if isinstance(output, UdpOutput):
+            output.sent += sent
+            output.dropped += dropped
+            output.gso = gso
 
     # --- packets -----------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from media.reports import ReceptionReports
 from media.rfc4571 import Framing, frame
 from media.runs import Run
 from media.sources.shared_port import SharedPort
+from media.sources.steady import Steady
 from media.sources.tcp_input import Address, TcpInput
 from media.specs import ReceiverInfo, ReceiverSpec, ReceiverUpdate, StreamStats, Transport
 from media.stream import Stream
@@ -103,6 +104,9 @@ class GbSource:
         self.resting = False
         """Nobody watches: packets are cached and relayed, but not demuxed."""
         self._watch = KeyWatch()
+        self._steady = Steady(
+            pump=pump, ingest=self.ingest, watch=self._watch, cache=self.cache, odd=self._after_lane
+        )
         self._unwatched = (0, 0, 0)
         self._unwatched_from = (0, 0, 0)
         stream.on_use = self._wake
@@ -143,6 +147,7 @@ class GbSource:
 
     def update(self, update: ReceiverUpdate) -> None:
         """What the answer taught. Early packets are kept; the socket stays open (field quirk 27)."""
+        self._steady.leave()
         self._alive_mono = self._clock()
         if update.ssrc is not None:
             self.ingest.expect(update.ssrc)
@@ -160,6 +165,7 @@ class GbSource:
 
     def close(self) -> None:
         """Release sockets, port and tasks; relays end with cause stream_closed."""
+        self._steady.leave()
         for relay in tuple(self.relays):
             relay.end_with_stream()
         if self._dialling is not None:
@@ -181,6 +187,7 @@ class GbSource:
 
     def check(self, now: float) -> None:
         """Housekeeping, about twice a second: loss of media, receiver reports, silent connections."""
+        self._steady.settle()
         last = self.ingest.last_packet_mono
         if last is not None and last > self._alive_mono:
             self._alive_mono = last
@@ -194,6 +201,9 @@ class GbSource:
                 connection.close()
                 self._connections.remove(connection)
         self._rest_if_unwatched()
+        if self.resting and self._lease is not None and self._source_names:
+            name = bytes(self._source_names[: len(self._source_names) // SLOTS])
+            self._steady.enter(self._lease.rtp, name, self._stride, self.relays)
         if self._reports.due(now):
             self._send_report(now)
 
@@ -247,6 +257,7 @@ class GbSource:
         """Somebody wants pictures: demux what is cached, and go on with the packets to come."""
         if not self.resting:
             return
+        self._steady.leave()
         self._unwatched = self._frames_unwatched()
         self.resting = False
         self.content.restart()
@@ -288,12 +299,15 @@ class GbSource:
             self._pump.every_tick(self, self.ingest.tick)
 
     def cached_runs(self) -> list[Run]:
+        self._steady.leave()
         return self.cache.runs()
 
     def add_relay(self, relay: Relay) -> None:
+        self._steady.leave()
         self.relays.append(relay)
 
     def remove_relay(self, relay: Relay) -> None:
+        self._steady.leave()
         if relay in self.relays:
             self.relays.remove(relay)
             self.relayed_before += relay.sent
@@ -342,6 +356,14 @@ class GbSource:
             (receiver.whole(slot, stride, length), receiver.source(slot))
             for slot, length in enumerate(lengths)
         ]
+        self._take_single(packets, now)
+
+    def _after_lane(self, packets: list[tuple[bytes, bytes]], now: float) -> None:
+        """Compiled code left the session to us: what it did not understand, then what is still in the socket."""
+        self._take_single(packets, now)
+        self._drain_udp(now)
+
+    def _take_single(self, packets: list[tuple[bytes, bytes]], now: float) -> None:
         for packet, name in packets:
             address = address_of(name)
             if self._source_names.startswith(name) and len(packet) >= rtp.HEADER_SIZE:
@@ -538,6 +560,7 @@ class GbSource:
 
     def stats(self, now: float, viewers: int) -> StreamStats:
         """Counters since the opening."""
+        self._steady.settle()
         ingest, stream = self.ingest, self.stream
         last = ingest.last_packet_mono
         video, audio, keys = self._frames_unwatched()
