@@ -117,6 +117,14 @@ class MediaSettings(Section):
     invite_timeout_s: Annotated[float, Field(gt=0)] = 15.0
     first_picture_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     no_rtp_timeout_s: Annotated[float, Field(gt=0)] = 15.0
+    webrtc_port: PortNumber | None = 24000
+    """One UDP port for all WebRTC viewers of the first node; node n listens on webrtc_port + n."""
+    rtsp_port: PortNumber | None = 8554
+    """RTSP of the first node; node n listens on rtsp_port + n. Empty or 0: off."""
+    rtsp_public_url: str | None = None
+    """Where players reach the nodes' RTSP when it is forwarded; {node} is the node's number."""
+    rtsp_accounts: list[RtspAccountSettings] = []
+    """None: only tickets and API tokens open a picture."""
     idle_grace_s: Annotated[float, Field(ge=0)] = 10.0
     ticket_lifetime_s: Annotated[int, Field(ge=10)] = 300
     port_quarantine_s: Annotated[float, Field(ge=0)] = 30.0

@@ -188,7 +188,7 @@ async def running_demo(http_port: int) -> AsyncIterator[Demo]:
             {
                 "sip": {"host": "127.0.0.1", "port": sip, "allow_loopback": True},
                 "http": {"port": http},
-                "media": {"viewer_port": viewer, "idle_grace_s": 5},
+                "media": {"viewer_port": viewer, "webrtc_port": None, "idle_grace_s": 5},
                 "cascade": {"register_retry_s": 5},
                 "metrics": {"port": metrics},
                 "storage": {"directory": folder},

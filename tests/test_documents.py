@@ -49,7 +49,7 @@ def test_the_ports_of_the_readme_are_the_defaults() -> None:
         f"| {settings.media.rtp_port_min}–{settings.media.rtp_port_max} UDP + TCP |",
         f"| {settings.http.port} TCP |",
         f"| {settings.media.viewer_port} TCP ",
-        f"| {settings.media.webrtc_port_min}–{settings.media.webrtc_port_max} UDP |",
+        f"| {settings.media.webrtc_port} UDP ",
         f"| {settings.metrics.port} TCP, on {settings.metrics.host} |",
     ]
     assert [row for row in expected if row not in text] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from media.pump import Pump
 from media.specs import NodeConfig
 from media.stream import Stream
 
@@ -13,6 +14,9 @@ class ReaderHost(Protocol):
 
     @property
     def config(self) -> NodeConfig: ...
+
+    @property
+    def pump(self) -> Pump: ...
 
     def stream(self, stream_id: str) -> Stream:
         """The open stream of that id, or the error that becomes a 404."""

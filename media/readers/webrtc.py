@@ -1,7 +1,8 @@
-"""WebRTC viewers (WHEP answers): H.264 and G.711 go to the browser as the camera encoded them.
+"""WebRTC viewers (WHEP answers): H.264, H.265 and G.711 go to the browser as the camera encoded them.
 
-What a browser would not decode is refused with ``unsupported`` (H.265, B-frames), and the client takes fMP4 instead.
-A viewer begins with the cached group of pictures, paced; a lost picture asks the camera for a key frame.
+What a browser would not decode is refused with ``unsupported`` (H.265 it does not offer, B-frames), and the client
+asks for another way. A viewer begins with the cached group of pictures, paced; a lost picture is helped from the cache
+and asks the camera for a key frame.
 """
 
 from __future__ import annotations
@@ -9,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-import weakref
-from collections import OrderedDict
+from dataclasses import asdict
 
 from aiohttp import web
+from aioice.ice import Connection
 from aiortc import (
     RTCBundlePolicy,
     RTCConfiguration,
@@ -23,95 +23,68 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.exceptions import InvalidStateError, OperationError
+from aiortc.rtcdtlstransport import SRTP_AEAD_AES_128_GCM, SRTP_PROFILES
 from pydantic import ValidationError
 
 from media import nal
 from media.errors import MediaError
+from media.pump import Pump
 from media.readers import offer as offers
-from media.readers.h264_rtp import packetise
 from media.readers.host import ReaderHost
-from media.readers.rtc import DirectSender, bind_in_range, interfaces
-from media.specs import WebRtcAnswer, WebRtcOffer
-from media.stream import Reader, Stream, StreamEnded
-from media.unit import AccessUnit, Codec
+from media.readers.rtc import DirectSender
+from media.readers.rtc_channel import Outbox, RtcChannel, Sounds
+from media.readers.rtc_port import ViewerPorts
+from media.specs import WebRtcAnswer, WebRtcOffer, WebRtcStats
+from media.stream import Stream, StreamEnded
+from media.unit import Codec
 
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 20.0
 """From the answer to the finished DTLS handshake."""
-PACE_BIT_S = 40_000_000
-"""Bursts (key frames, the cached start) leave at this rate: unpaced ones overrun receive buffers."""
-PACE_SLACK_S = 0.004
-CACHED_UNITS = 256
-G711_PACKET_BYTES = 480
-"""60 ms: some devices send their G.711 in larger pieces than receivers like."""
-STALE_AUDIO_S = 0.5
+REAP_S = 5.0
 
 _AUDIO = {Codec.PCMA: "PCMA", Codec.PCMU: "PCMU"}
-
-
-class PayloadCache:
-    """RTP payloads of recent pictures, made once for all viewers of a stream."""
-
-    def __init__(self) -> None:
-        # The unit is kept beside its payloads: an id alone could be given to another object.
-        self._entries: OrderedDict[int, tuple[AccessUnit, list[bytes]]] = OrderedDict()
-
-    def payloads(self, unit: AccessUnit) -> list[bytes]:
-        entry = self._entries.get(id(unit))
-        if entry is None:
-            entry = self._entries[id(unit)] = (unit, packetise(unit.data))
-            if len(self._entries) > CACHED_UNITS:
-                self._entries.popitem(last=False)
-        return entry[1]
-
-
-class Pacer:
-    """Holds a burst to a bit rate; what is live anyway passes without waiting."""
-
-    def __init__(self, bit_s: int = PACE_BIT_S) -> None:
-        self._per_byte_s = 8 / bit_s
-        self._due = 0.0
-
-    async def wait(self, size: int) -> None:
-        """Account for ``size`` bytes about to be sent, after waiting for those before."""
-        now = time.monotonic()
-        if self._due - now > PACE_SLACK_S:
-            await asyncio.sleep(self._due - now)
-            now = time.monotonic()
-        self._due = max(self._due, now) + size * self._per_byte_s
+_CHEAP_FIRST = sorted(SRTP_PROFILES, key=lambda profile: profile is not SRTP_AEAD_AES_128_GCM)
+"""AES-128 in Galois counter mode costs half of what the counter mode with SHA-1 does, per packet."""
 
 
 class WebRtcViewer:
-    """One peer connection and the task that feeds it. Always ended by `stop` or by itself, and then cleaned up once."""
+    """One peer connection and the task that owns it. Always ended by `stop` or by itself, and then cleaned up once."""
 
-    def __init__(self, host: ReaderHost, stream: Stream, viewer_id: str, cache: PayloadCache) -> None:
+    def __init__(
+        self, host: ReaderHost, channel: RtcChannel, viewer_id: str, ports: ViewerPorts, pump: Pump
+    ) -> None:
         self.viewer_id = viewer_id
-        self.stream = stream
+        self.stream = channel.stream
+        self.outbox: Outbox
         self._host = host
-        self._cache = cache
+        self._channel = channel
+        self._ports = ports
+        self._pump = pump
         self._cause = "left"
         self._peer = RTCPeerConnection(
             RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE)
         )
         self._connected = asyncio.Event()
-        self._video: DirectSender | None = None
+        self._connection: Connection | None = None
+        self._video: DirectSender
         self._audio: DirectSender | None = None
         self._task: asyncio.Task[None] | None = None
         self._ending = False
 
     async def answer(self, request: WebRtcOffer) -> str:
         """Negotiate and start. MediaError: bad_request, unsupported, no_port."""
-        info = self._check_codec()
+        codec, info = self._check_codec()
         try:
-            prepared = offers.prepare(request.sdp, info.profile if info else 66)
+            prepared = offers.prepare(request.sdp, info.profile if info else None, codec)
         except offers.OfferError as error:
             raise MediaError(error.code, str(error)) from error
         self._peer.on("connectionstatechange", self._state_changed)
         try:
             sdp = await self._negotiate(prepared, request.host)
         except MediaError:
-            await self._peer.close()
+            await self._close_peer()
             raise
         except (
             ValueError,
@@ -121,24 +94,24 @@ class WebRtcViewer:
             InvalidStateError,
             OperationError,
         ) as error:
-            await self._peer.close()
+            await self._close_peer()
             raise MediaError("bad_request", f"the offer cannot be answered: {error}") from error
         self._host.viewer_opened(self.stream, self.viewer_id, "webrtc")
         self._task = asyncio.create_task(self._live(), name=f"webrtc {self.viewer_id}")
         return prepared.restore(sdp)
 
-    def _check_codec(self) -> nal.SpsInfo | None:
+    def _check_codec(self) -> tuple[Codec, nal.SpsInfo | None]:
         video, key = self.stream.video, self.stream.last_key
         if video is None or key is None:
             raise MediaError("not_ready", "no picture has come yet")
-        if video.codec != Codec.H264:
+        if video.codec not in (Codec.H264, Codec.H265):
             raise MediaError("unsupported", f"browsers take no {video.codec} by WebRTC")
         reorders = video.has_b_frames or any(
             nal.has_b_slices(unit.codec, unit.data) for unit in self.stream.gop() if unit.codec.is_video
         )
         if reorders:
             raise MediaError("unsupported", "the picture has B-frames, which WebRTC cannot carry")
-        return nal.describe(key.codec, key.data)
+        return key.codec, nal.describe(key.codec, key.data)
 
     async def _negotiate(self, prepared: offers.PreparedOffer, host: str | None) -> str:
         # Preferences count only when they are set before the remote description.
@@ -147,15 +120,21 @@ class WebRtcViewer:
         transceiver.setCodecPreferences(
             [codec for codec in capabilities if codec.mimeType in ("video/H264", "video/rtx")]
         )
-        self._video = DirectSender(transceiver.sender, self.stream.request_key_frame)
-        self._add_audio(prepared)
-        config = self._host.config
-        bind_in_range(
-            transceiver.sender.transport.transport._connection,
-            interfaces(config.bind_host, config.media_host, host),
-            range(config.webrtc_port_min, config.webrtc_port_max + 1),
+        self._video = DirectSender(transceiver.sender, self._channel.clock, 90_000, self._picture_lost)
+        self.outbox = Outbox(
+            self._video,
+            self._pump,
+            on_drop=self._dropped,
+            on_key_wanted=self.stream.request_key_frame,
         )
+        self._add_audio(prepared)
+        dtls = transceiver.sender.transport
+        dtls._srtp_profiles = _CHEAP_FIRST
+        self._connection = dtls.transport._connection
+        self._ports.place(self._connection, host)
         await self._peer.setRemoteDescription(RTCSessionDescription(prepared.sdp, "offer"))
+        if "a=setup:actpass" in prepared.sdp and dtls._role == "auto":
+            dtls._set_role("server")  # who answers the handshake chooses the cipher
         await self._peer.setLocalDescription(await self._peer.createAnswer())
         return str(self._peer.localDescription.sdp)
 
@@ -169,7 +148,7 @@ class WebRtcViewer:
         transceiver.setCodecPreferences(
             [codec for codec in capabilities if codec.mimeType == f"audio/{name}"]
         )
-        self._audio = DirectSender(transceiver.sender, lambda: None)
+        self._audio = DirectSender(transceiver.sender, self._channel.clock, 8000, lambda: None)
 
     def _state_changed(self) -> None:
         state = self._peer.connectionState
@@ -177,6 +156,22 @@ class WebRtcViewer:
             self._connected.set()
         elif state in ("failed", "closed"):
             self.end("connection_failed" if state == "failed" else "left")
+
+    def hear(self, sounds: Sounds) -> None:
+        """Live sound; there is no use in what was before the viewer came."""
+        if self._audio is not None:
+            for stamp, packets in sounds:
+                self._audio.send(packets, 0, stamp, marked=False)
+
+    def _picture_lost(self) -> None:
+        self._channel.picture_lost(self)
+
+    def _dropped(self, count: int) -> None:
+        self.stream.reader_drops += count
+
+    @property
+    def retransmitted(self) -> int:
+        return self._video.retransmitted + (self._audio.retransmitted if self._audio else 0)
 
     def end(self, cause: str) -> None:
         """Ask the viewer's task to clean up. Idempotent."""
@@ -186,7 +181,7 @@ class WebRtcViewer:
             self._task.cancel()
 
     async def stop(self, cause: str) -> None:
-        """End the viewer and wait until its sockets are closed."""
+        """End the viewer and wait until it has left its port."""
         self.end(cause)
         if self._task is not None:
             await asyncio.wait([self._task])
@@ -195,15 +190,18 @@ class WebRtcViewer:
         if self._task is not None:
             await asyncio.wait([self._task])
 
+    async def _close_peer(self) -> None:
+        await self._peer.close()
+        if self._connection is not None:
+            self._ports.leave(self._connection)
+
     async def _live(self) -> None:
-        reader: Reader | None = None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._connected.wait()
-                if self._video is not None:
-                    await self._video.ready.wait()
-            reader = self.stream.attach("webrtc")
-            await self._feed(reader)
+                await self._video.ready.wait()
+            self._channel.join(self)
+            await asyncio.get_running_loop().create_future()  # until end() cancels it
         except TimeoutError:
             self._cause = "not_connected"
         except StreamEnded as ended:
@@ -212,58 +210,26 @@ class WebRtcViewer:
             pass  # by end(), which has set the cause
         finally:
             self._ending = True  # closing the peer reports a change of state, too
-            if reader is not None:
-                reader.detach()
-            await self._peer.close()
+            self._channel.leave(self)
+            self.outbox.close()
+            await self._close_peer()
             self._host.viewer_closed(self.stream, self.viewer_id, self._cause)
             log.info("webrtc viewer closed viewer_id=%s cause=%s", self.viewer_id, self._cause)
 
-    async def _feed(self, reader: Reader) -> None:
-        pacer = Pacer()
-        started = time.monotonic()
-        needs_key = True
-        while True:
-            unit = await reader.next()
-            if not unit.codec.is_video:
-                stale = unit.arrival_mono and unit.arrival_mono < started - STALE_AUDIO_S
-                if not stale:
-                    self._send_audio(unit)
-                continue
-            if unit.codec is not Codec.H264:
-                self._cause = "unsupported"
-                return
-            if needs_key and not unit.key:
-                self.stream.reader_drops += 1
-                continue
-            payloads = self._cache.payloads(unit)
-            # Piece by piece: a large key frame is a burst by itself.
-            sent = True
-            for start in range(0, len(payloads), 16):
-                piece = payloads[start : start + 16]
-                await pacer.wait(sum(map(len, piece)))
-                last = start + 16 >= len(payloads)
-                sent = sent and self._video is not None and self._video.send(piece, unit.pts, marker=last)
-            needs_key = not sent
-            if not sent:
-                self.stream.reader_drops += 1
-                self.stream.request_key_frame()
-
-    def _send_audio(self, unit: AccessUnit) -> None:
-        if self._audio is None or unit.codec not in _AUDIO:
-            return
-        stamp = unit.pts * 8000 // 90000
-        for start in range(0, len(unit.data), G711_PACKET_BYTES):
-            self._audio.send([unit.data[start : start + G711_PACKET_BYTES]], stamp + start, marker=False)
-
 
 class WebRtcRoutes:
-    """The control API's handlers for WebRTC viewers of one node."""
+    """The control API's handlers for WebRTC viewers of one node, and the owner of what they share."""
 
     def __init__(self, host: ReaderHost) -> None:
         self._host = host
+        self.ports = ViewerPorts(host.config, host.pump)
         self._viewers: dict[str, WebRtcViewer] = {}
-        self._caches: weakref.WeakKeyDictionary[Stream, PayloadCache] = weakref.WeakKeyDictionary()
+        self._channels: dict[Stream, RtcChannel] = {}
         self._reaping: set[asyncio.Task[None]] = set()
+        self._gone = WebRtcStats()
+
+    async def start(self, _: web.Application) -> None:
+        self.ports.open()
 
     async def offer(self, request: web.Request) -> web.Response:
         """``POST /streams/{stream_id}/webrtc``: WebRtcOffer in, 201 with WebRtcAnswer out."""
@@ -278,19 +244,47 @@ class WebRtcRoutes:
             await stream.wait_ready(self._host.config.snapshot_timeout_s)
         except (TimeoutError, StreamEnded) as error:
             raise MediaError("not_ready", "no picture has come yet") from error
-        cache = self._caches.setdefault(stream, PayloadCache())
-        viewer = WebRtcViewer(self._host, stream, asked.viewer_id, cache)
-        sdp = await viewer.answer(asked)
+        channel = self._channels.get(stream) or RtcChannel(stream)
+        viewer = WebRtcViewer(self._host, channel, asked.viewer_id, self.ports, self._host.pump)
+        self._channels[stream] = channel
+        try:
+            sdp = await viewer.answer(asked)
+        except MediaError:
+            self._forget(channel)
+            raise
         self._viewers[asked.viewer_id] = viewer
-        reaper = asyncio.create_task(self._reap(viewer))
+        reaper = asyncio.create_task(self._reap(viewer, channel))
         self._reaping.add(reaper)
         reaper.add_done_callback(self._reaping.discard)
         answer = WebRtcAnswer(viewer_id=asked.viewer_id, sdp=sdp)
         return web.json_response(text=answer.model_dump_json(), status=201)
 
-    async def _reap(self, viewer: WebRtcViewer) -> None:
+    async def _reap(self, viewer: WebRtcViewer, channel: RtcChannel) -> None:
         await viewer.wait()
         self._viewers.pop(viewer.viewer_id, None)
+        self._gone = self._gone.model_copy(
+            update={
+                "retransmitted": self._gone.retransmitted + viewer.retransmitted,
+                "repeats": self._gone.repeats + viewer.outbox.repeats,
+            }
+        )
+        self._forget(channel)
+
+    def _forget(self, channel: RtcChannel) -> None:
+        """Drop a channel without viewers."""
+        if not any(viewer.stream is channel.stream for viewer in self._viewers.values()):
+            self._channels.pop(channel.stream, None)
+
+    def stats(self) -> WebRtcStats:
+        """This node's WebRTC in numbers, viewers that have left included."""
+        viewers, counters = self._viewers.values(), self.ports.counters
+        return WebRtcStats(
+            port=self.ports.port,
+            viewers=len(viewers),
+            retransmitted=self._gone.retransmitted + sum(viewer.retransmitted for viewer in viewers),
+            repeats=self._gone.repeats + sum(viewer.outbox.repeats for viewer in viewers),
+            **asdict(counters),
+        )
 
     async def delete(self, request: web.Request) -> web.Response:
         """``DELETE /viewers/{viewer_id}``: 204, also when it is gone already."""
@@ -300,16 +294,21 @@ class WebRtcRoutes:
         return web.Response(status=204)
 
     async def close(self, _: web.Application) -> None:
-        """End all viewers (the node is stopping)."""
+        """End all viewers and release the port (the node is stopping)."""
         viewers = list(self._viewers.values())
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(REAP_S):
                 await asyncio.gather(*(viewer.stop("node_stopping") for viewer in viewers))
+        for channel in tuple(self._channels.values()):
+            await channel.close()
+        self.ports.close()
 
 
-def add_control_routes(app: web.Application, node: ReaderHost) -> None:
-    """Register ``POST /streams/{stream_id}/webrtc`` and ``DELETE /viewers/{viewer_id}``."""
+def add_control_routes(app: web.Application, node: ReaderHost) -> WebRtcRoutes:
+    """Register ``POST /streams/{stream_id}/webrtc`` and ``DELETE /viewers/{viewer_id}``; the port opens with ``app``."""
     routes = WebRtcRoutes(node)
     app.router.add_post("/streams/{stream_id}/webrtc", routes.offer)
     app.router.add_delete("/viewers/{viewer_id}", routes.delete)
+    app.on_startup.append(routes.start)
     app.on_shutdown.append(routes.close)
+    return routes

@@ -52,6 +52,7 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gat
                     "viewer_port": viewer,
                     "rtp_port_min": RTP_PORTS[0],
                     "rtp_port_max": RTP_PORTS[1],
+                    "webrtc_port": WEBRTC_PORTS[0],
                     "webrtc_port_min": WEBRTC_PORTS[0],
                     "webrtc_port_max": WEBRTC_PORTS[1],
                     "first_picture_timeout_s": 5.0,

@@ -64,6 +64,7 @@ def settings(folder: Path) -> dict[str, Any]:
             "viewer_port": viewer,
             "rtp_port_min": RTP_PORTS[0],
             "rtp_port_max": RTP_PORTS[1],
+            "webrtc_port": WEBRTC_PORTS[0],
             "webrtc_port_min": WEBRTC_PORTS[0],
             "webrtc_port_max": WEBRTC_PORTS[1],
         },

@@ -11,9 +11,12 @@ from dataclasses import dataclass, replace
 import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
+from aioice import ice
+from rtc_player import Player
 
 from media import tickets
 from media.errors import MediaError
+from media.pump import Pump
 from media.readers import live, snapshot, webrtc
 from media.specs import NodeConfig
 from media.stream import Stream
@@ -35,10 +38,12 @@ class ReaderNode:
 
     def __init__(self, config: NodeConfig) -> None:
         self.config = config
+        self.pump = Pump()
         self.streams: dict[str, Stream] = {}
         self.seen = Seen([], [])
         self.sessions: list[ClientSession] = []
         self.base = ""
+        self.webrtc: webrtc.WebRtcRoutes
         self.feeding: set[asyncio.Task[None]] = set()
 
     def stream(self, stream_id: str) -> Stream:
@@ -111,6 +116,7 @@ def node_config() -> NodeConfig:
         control_secret="unused",
         media_host="127.0.0.1",
         bind_host="127.0.0.1",
+        webrtc_port=0,
         webrtc_port_min=31000,
         webrtc_port_max=31999,
         ticket_secret=SECRET,
@@ -122,7 +128,7 @@ async def reader_node(node_config: NodeConfig) -> AsyncIterator[ReaderNode]:
     node = ReaderNode(node_config)
     app = web.Application(middlewares=[problems])
     live.add_viewer_routes(app, node)
-    webrtc.add_control_routes(app, node)
+    node.webrtc = webrtc.add_control_routes(app, node)
     snapshot.add_control_routes(app, node)
     server = TestServer(app)
     await server.start_server()
@@ -137,9 +143,21 @@ async def reader_node(node_config: NodeConfig) -> AsyncIterator[ReaderNode]:
         for stream in node.streams.values():
             stream.close()
         await server.close()
+        node.pump.close()
 
 
 @pytest.fixture
 async def http() -> AsyncIterator[ClientSession]:
     async with ClientSession() as session:
         yield session
+
+
+@pytest.fixture
+async def player(
+    reader_node: ReaderNode, http: ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Player]:
+    # The playing side, too, must use loopback only; our own side does not ask this function for it.
+    monkeypatch.setattr(ice, "get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1"])
+    player = Player(http, reader_node)
+    yield player
+    await player.peer.close()

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from media.readers.offer import OfferError, prepare
+from media.unit import Codec
 
 HEAD = (
     "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1\r\na=fingerprint:sha-256 AA:BB\r\n"
@@ -64,7 +65,8 @@ def test_the_closest_profile_is_kept_alone(
     section: str, profile: int, payload_type: int, offered: str
 ) -> None:
     prepared = prepare(HEAD + section + AUDIO, profile)
-    assert (prepared.payload_type, prepared.profile_level_id) == (payload_type, offered)
+    assert prepared.payload_type == payload_type
+    assert f"profile-level-id={offered}" in prepared.parameters
     kept = prepared.sdp.split("m=video")[1].split("m=audio")[0]
     assert f"a=fmtp:{payload_type} {h264('42e01f')}" in kept
     assert kept.count("H264/90000") == 1
@@ -72,6 +74,43 @@ def test_the_closest_profile_is_kept_alone(
     answer = prepare(prepared.sdp, profile).restore(prepared.sdp)
     assert "42e01f" in answer
     assert f"profile-level-id={offered}" in prepared.restore(prepared.sdp)
+
+
+H265 = video(
+    (96, "H264", h264("42e01f")),
+    (49, "H265", "level-id=180;profile-id=1;tier-flag=0;tx-mode=SRST"),
+    (50, "rtx", "apt=49"),
+    (51, "H265", "level-id=180;profile-id=2;tier-flag=0;tx-mode=SRST"),
+    (52, "rtx", "apt=51"),
+)
+BARE_H265 = video((49, "h265", ""))
+
+
+@pytest.mark.parametrize(
+    ("section", "profile", "payload_type"),
+    [(H265, 1, 49), (H265, 2, 51), (H265, None, 49), (BARE_H265, 1, 49)],
+)
+def test_h265_goes_by_the_librarys_name_and_back(
+    section: str, profile: int | None, payload_type: int
+) -> None:
+    prepared = prepare(HEAD + section + AUDIO, profile, Codec.H265)
+    kept = prepared.sdp.split("m=video")[1].split("m=audio")[0]
+    assert f"a=rtpmap:{payload_type} H264/90000" in kept
+    assert f"a=fmtp:{payload_type} {h264('42e01f')}" in kept
+    assert "H265" not in kept.upper()
+    answer = prepared.restore(prepared.sdp)
+    assert f"a=rtpmap:{payload_type} H265/90000" in answer
+    assert "H264" not in answer
+    assert "profile-level-id" not in answer
+    offered = next((line for line in section.splitlines() if line.startswith(f"a=fmtp:{payload_type}")), None)
+    assert offered is None or offered in answer.splitlines()
+
+
+@pytest.mark.parametrize(("section", "profile"), [(CHROMIUM, 1), (H265, 4), (BARE_H265, 2)])
+def test_h265_that_the_browser_does_not_take_is_refused(section: str, profile: int) -> None:
+    with pytest.raises(OfferError) as caught:
+        prepare(HEAD + section, profile, Codec.H265)
+    assert caught.value.code == "unsupported"
 
 
 def test_retransmission_stays_with_its_payload() -> None:

@@ -132,6 +132,7 @@ def start(
             "viewer_port": viewer,
             "rtp_port_min": rtp[0],
             "rtp_port_max": rtp[1],
+            "webrtc_port": None,
         },
         "metrics": {"port": metrics},
         "storage": {"directory": str(folder / "data"), "flush_interval_s": 0.2},

@@ -38,6 +38,7 @@ def media_settings(**values: Any) -> MediaSettings:
             "viewer_host": "127.0.0.1",
             "rtp_port_min": RTP_PORTS[0],
             "rtp_port_max": RTP_PORTS[1],
+            "webrtc_port": WEBRTC_PORTS[0],
             "webrtc_port_min": WEBRTC_PORTS[0],
             "webrtc_port_max": WEBRTC_PORTS[1],
             "invite_timeout_s": 4.0,
