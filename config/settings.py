@@ -94,6 +94,13 @@ MOST_NODES = 64
 _PORTS_PER_NODE = 100
 
 
+class RtspAccountSettings(Section):
+    """Who may ask for any channel by RTSP, by Digest. Accounts of their own: users' passwords are kept as hashes only."""
+
+    username: Annotated[str, Field(pattern=r"^[0-9A-Za-z_.@-]{1,64}$")]
+    password: Annotated[SecretStr, Field(min_length=8)]
+
+
 class MediaSettings(Section):
     nodes: Annotated[int, Field(ge=1, le=MOST_NODES)] | Literal["auto"] = 1
     """auto: one for each core but one, at least one (:attr:`node_count`)."""
@@ -137,6 +144,11 @@ class MediaSettings(Section):
             return self.nodes
         ports = (self.rtp_port_max - self.rtp_port_min + 1) // _PORTS_PER_NODE
         return max(1, min(len(os.sched_getaffinity(0)) - 1, ports, MOST_NODES))
+
+    @field_validator("rtsp_port", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return None if value in (0, "0", "") else value
 
     @model_validator(mode="after")
     def _ranges(self) -> MediaSettings:
