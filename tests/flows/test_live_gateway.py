@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import av
 import pytest
 import pytest_asyncio
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
@@ -21,6 +22,7 @@ from gateway.outbox import QUERY_TIMEOUT_S
 from media.errors import MediaError
 from simulator.camera import Camera, DeviceOptions, Faults, Pictures
 from simulator.nvr import Recorder
+from simulator.picture import Mark, read_mark
 from sip import ptz
 from sip.manscdp import Edition
 
@@ -153,6 +155,56 @@ async def test_camera_control_returns_with_the_200(gateway: Gateway) -> None:
         assert b"<PTZCmd>A50F0100000000B5</PTZCmd>" in bodies[-1]
     finally:
         await device.stop()
+
+
+@pytest.mark.quirk(38, 39, 40)
+@pytest.mark.parametrize(
+    ("number", "media", "faults"),
+    [
+        (
+            21,
+            "udp",
+            Faults(lose_rtp=0.02, reorder_rtp=0.02, stream={"no_map", "private_stream", "sets_once"}),
+        ),
+        (
+            22,
+            "tcp",
+            Faults(stream={"starts_inside", "overwritten", "wrong_map", "stuffed_pack", "clock_jumps"}),
+        ),
+    ],
+)
+async def test_a_viewer_of_a_damaged_stream_sees_whole_pictures(
+    gateway: Gateway, number: int, media: str, faults: Faults
+) -> None:
+    large = DeviceOptions(pictures=Pictures(640, 360, 25, bitrate=2_000_000, gop=25))
+    device = camera(gateway, number, media=media, faults=faults, options=large)
+    await registered(gateway, device)
+    try:
+        session = await gateway.sessions.play(
+            device.device_id, device.channel_id, transport="udp" if media == "udp" else None
+        )
+        marks = await shown(gateway.sessions.viewer_urls(session, "127.0.0.1")["fmp4"], pictures=75)
+        assert all(mark is not None for mark in marks), "a broken picture was shown"
+        asked = [entry for entry in device.received if b"IFrameCmd" in entry.raw]
+        assert asked, "no key frame was asked for"
+        assert (await session.node.client.stream(session.stream_id)).damaged_units > 0  # type: ignore[union-attr]
+    finally:
+        await device.stop()
+
+
+async def shown(url: str, pictures: int) -> list[Mark | None]:
+    """The marks of so many pictures of a live MP4, as a player decodes them."""
+
+    def read() -> list[Mark | None]:
+        with av.open(url, timeout=30) as container:
+            marks = []
+            for frame in container.decode(video=0):
+                marks.append(read_mark(frame.to_ndarray(format="gray8")))
+                if len(marks) >= pictures:
+                    break
+            return marks
+
+    return await asyncio.to_thread(read)
 
 
 @pytest.mark.gb("G168")
