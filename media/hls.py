@@ -83,7 +83,7 @@ class LivePlaylist:
         duration_s = duration / TICKS_PER_SECOND
         news = self._open is not None and self._is_full(duration_s, key) and self._close_segment(now_unix)
         if self._open is None:
-            if not key:
+            if not key and not self.segments:
                 return False
             number = self.segments[-1].number + 1 if self.segments else 0
             changed = bool(self.segments) and self.segments[-1].init != self._init
@@ -152,7 +152,7 @@ class LivePlaylist:
     def _slide(self) -> None:
         """The playlist keeps three target durations (6.2.2), the store a few segments more, within a limit of bytes."""
         named_s = sum(segment.duration_s for segment in self.segments[self._gone :])
-        while named_s - self.segments[self._gone].duration_s >= 3 * self.target_s:
+        while named_s - self.segments[self._gone].duration_s > 3 * self.target_s - _ROUNDING_S:
             named_s -= self.segments[self._gone].duration_s
             self._forget_first_named()
         size = sum(segment.size for segment in self.segments)

@@ -26,8 +26,8 @@ from media.readers.fragmenter import Fragment, Init
 from media.stream import Stream
 from media.unit import TICKS_PER_SECOND
 
-SESSION_IDLE_S = 15.0
-"""A player that has asked for nothing this long (or two and a half target durations) is gone."""
+SESSION_IDLE_S, IDLE_TARGETS = 15.0, 2.5
+"""A player that has asked for nothing this long, and for so many target durations, is gone."""
 SWEEP_S = 1.0
 MAX_SESSIONS = 1000
 WRITE_BYTES = 256 * 1024
@@ -211,7 +211,7 @@ class HlsOutput:
             await asyncio.sleep(SWEEP_S)
             now = self.clock()
             for session in list(self._sessions.values()):
-                idle_s = max(SESSION_IDLE_S, 2.5 * session.rendition.playlist.target_s)
+                idle_s = max(SESSION_IDLE_S, IDLE_TARGETS * session.rendition.playlist.target_s)
                 if session.rendition.ended is not None:
                     await self._leave(session, session.rendition.ended)
                 if not session.asking and now - session.used_mono > idle_s:

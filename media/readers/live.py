@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from media.readers import flv, fmp4, hls, ts
+from media.readers import flv, fmp4, ts
 from media.readers.delivery import FileOutput, SocketOutput
 from media.readers.fanout import Fanout
+from media.readers.hls import HlsOutput
 from media.readers.host import ReaderHost
 
 STREAM = "/live/{stream_id:[0-9A-Za-z_-]{1,64}}"
@@ -15,7 +16,7 @@ STREAM = "/live/{stream_id:[0-9A-Za-z_-]{1,64}}"
 def add_viewer_routes(app: web.Application, host: ReaderHost) -> None:
     """Register all outputs; they share one fan-out and end with the application."""
     fanout = Fanout(host)
-    playlists = hls.HlsOutput(fanout)
+    playlists = HlsOutput(fanout)
     for path, handler in (
         (f"{STREAM}.mp4", FileOutput(fanout, "fmp4", "video/mp4", fmp4.choose).handle),
         (f"{STREAM}/ws", SocketOutput(fanout, "ws", fmp4.choose, fmp4.greet).handle),
