@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 # Most tests wait for sockets and timers: four processes keep two cores busy. A file's tests stay together.
 SIDE_BY_SIDE ?= -n 4 --dist loadfile
 
-.PHONY: demo run test check bench conformance fuzz tools lock coverage image clean help
+.PHONY: demo run test check bench soak conformance fuzz tools lock coverage image clean help
 
 help:           ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -54,6 +54,10 @@ conformance:    ## which of the 289 checks have a passing test (after make test)
 bench: $(DEV)   ## benchmarks with ratios against baselines in the same run; writes build/bench.json
 	@mkdir -p build
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(DEV)    ## half an hour of work at 60 % load (SOAK_MINUTES); writes build/soak.json
+	@mkdir -p build
+	@$(BIN)/python -m benchmarks.soak
 
 fuzz: $(DEV)    ## long fuzzing of every parser (GB_FUZZ_ROUNDS per target)
 	@GB_FUZZ_ROUNDS=$${GB_FUZZ_ROUNDS:-200000} $(PYTEST) tests/fuzz -q --timeout 3600

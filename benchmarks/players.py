@@ -49,8 +49,11 @@ class HttpPlayer(asyncio.Protocol):
         self.received = 0
         self._port = port
         key = base64.b64encode(os.urandom(16)).decode()
-        lines = f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
-        self._request = f"GET {path}?ticket={ticket(stream_id)} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{lines if upgrade else ''}\r\n"
+        asked = f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
+        extra = asked if upgrade else ""
+        self._request = (
+            f"GET {path}?ticket={ticket(stream_id)} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{extra}\r\n"
+        )
         self._wanted = b"HTTP/1.1 101" if upgrade else b"HTTP/1.1 200"
         self._transport: asyncio.Transport | None = None
         self._answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
