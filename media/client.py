@@ -10,9 +10,11 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from media.errors import MediaError
 from media.specs import (
+    InputControl,
     InputSpec,
     NodeEvent,
     NodeStats,
+    PlayPosition,
     ReceiverInfo,
     ReceiverSpec,
     ReceiverUpdate,
@@ -76,6 +78,10 @@ class MediaClient:
     async def open_input(self, spec: InputSpec) -> None:
         """Open a stream that is no RTP session of a device; end it by :meth:`close_receiver`."""
         await self._call("POST", "/inputs", spec)
+
+    async def control_input(self, stream_id: str, control: InputControl) -> PlayPosition:
+        """Pause, move or turn a recording; returns when that is done."""
+        return PlayPosition.model_validate_json(await self._call("PATCH", f"/inputs/{stream_id}", control))
 
     async def stream(self, stream_id: str) -> StreamStats:
         return StreamStats.model_validate_json(await self._call("GET", f"/streams/{stream_id}"))

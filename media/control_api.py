@@ -12,7 +12,7 @@ from aiohttp.typedefs import Middleware
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from media.errors import MediaError
-from media.specs import AnyInput, InputSpec, ReceiverSpec, ReceiverUpdate, SenderSpec
+from media.specs import AnyInput, InputControl, InputSpec, ReceiverSpec, ReceiverUpdate, SenderSpec
 
 if TYPE_CHECKING:
     from media.node import Node
@@ -93,6 +93,10 @@ class ControlRoutes:
         self._node.open_input(_INPUT.validate_json(await request.read()))
         return web.Response(status=204)
 
+    async def control_input(self, request: web.Request) -> web.Response:
+        control = await _body(request, InputControl)
+        return _reply(await self._node.control_input(request.match_info["id"], control))
+
     async def stream(self, request: web.Request) -> web.Response:
         return _reply(self._node.stream_stats(request.match_info["id"]))
 
@@ -136,6 +140,7 @@ def add_control_routes(app: web.Application, node: Node) -> None:
     app.router.add_delete("/streams/{id}", routes.close_receiver)
     app.router.add_get("/streams/{id}", routes.stream)
     app.router.add_post("/inputs", routes.open_input)
+    app.router.add_patch("/inputs/{id}", routes.control_input)
     app.router.add_get("/stats", routes.stats)
     app.router.add_post("/senders", routes.open_sender)
     app.router.add_post("/senders/{id}/start", routes.start_sender)

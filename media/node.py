@@ -36,13 +36,16 @@ from media.readers.rtsp.server import RtspServer
 from media.sources import inputs
 from media.sources.base import Source
 from media.sources.gb import GbSource
+from media.sources.recording import RecordingSource
 from media.sources.shared_port import SharedPort
 from media.specs import (
+    InputControl,
     InputSpec,
     KeyFrameWanted,
     NodeConfig,
     NodeEvent,
     NodeStats,
+    PlayPosition,
     ReceiverInfo,
     ReceiverSpec,
     ReceiverUpdate,
@@ -289,10 +292,18 @@ class Node:
             on_lost=lambda cause: self.emit(StreamLost(stream_id=stream_id, cause=cause)),
             clock=self._clock,
             stream_of=self.stream,
+            emit=self.emit,
         )
         self._entries[stream_id] = _Entry(inputs.make(spec, stream, host))
         self.streams[stream_id] = stream
         log.info("event=input_opened stream_id=%s kind=%s", stream_id, spec.kind)
+
+    async def control_input(self, stream_id: str, control: InputControl) -> PlayPosition:
+        """Pause, move or turn a recording. MediaError: not_found, unsupported for a stream that is none."""
+        source = self._entry(stream_id).source
+        if not isinstance(source, RecordingSource):
+            raise MediaError("unsupported", f"stream {stream_id} is no recording")
+        return await source.control(control)
 
     def close_receiver(self, stream_id: str) -> None:
         """End a stream with its viewers and relays. Unknown ids are none of our business."""

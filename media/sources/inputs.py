@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from media.errors import MediaError
+from media.sources import recording
 from media.sources.units import UnitSource
-from media.specs import InputSpec, NodeConfig
+from media.specs import InputSpec, NodeConfig, NodeEvent
 from media.stream import Stream
 
 
@@ -19,10 +20,12 @@ class InputHost:
     on_lost: Callable[[str], None]
     clock: Callable[[], float]
     stream_of: Callable[[str], Stream]
+    emit: Callable[[NodeEvent], None] = lambda event: None
+    """Other events than losses."""
 
 
 Maker = Callable[[InputSpec, Stream, InputHost], UnitSource]
-MAKERS: dict[str, Maker] = {}
+MAKERS: dict[str, Maker] = {"recording": recording.make}
 """By ``kind``. A maker starts the source's task or thread; what cannot be opened is told by ``on_lost``, later."""
 
 
