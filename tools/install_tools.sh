@@ -1,7 +1,14 @@
 #!/bin/sh
-# Installs the outside programs that the interoperability tests use (Debian packages), where this user may.
+# Installs what the tests use from outside: programs (Debian packages), where this user may; players (npm), into build/.
 # Never fails: a program that cannot be had only means that its tests are left out, and the summary says so.
 set -u
+players="$(dirname "$0")/../build/players"
+if command -v npm >/dev/null 2>&1 && ! { [ -d "$players/node_modules/hls.js" ] && [ -d "$players/node_modules/mpegts.js" ]; }; then
+  echo "fetching the players that the browser tests load: hls.js mpegts.js"
+  mkdir -p "$players"
+  npm install --prefix "$players" --no-audit --no-fund --silent hls.js@1.7 mpegts.js@1.8 >/dev/null 2>&1 ||
+    echo "could not fetch them; the tests of FLV, MPEG-TS and HLS in the browser will be left out"
+fi
 packages="chromium ffmpeg sip-tester tshark prometheus fonts-noto-cjk iproute2"
 missing=""
 for pair in chromium:chromium ffprobe:ffmpeg sipp:sip-tester tshark:tshark promtool:prometheus ip:iproute2; do
