@@ -36,6 +36,7 @@ from media.readers.rtsp.server import RtspServer
 from media.sources import inputs
 from media.sources.base import Source
 from media.sources.gb import GbSource
+from media.sources.launch import Launcher
 from media.sources.recording import RecordingSource
 from media.sources.shared_port import SharedPort
 from media.specs import (
@@ -108,6 +109,7 @@ class Node:
         self._entries: dict[str, _Entry] = {}
         self._relays: dict[str, tuple[str, Relay]] = {}
         self._shared: SharedPort | None = None
+        self._launcher = Launcher()
         self._webrtc: webrtc.WebRtcRoutes | None = None
         self._runners: list[web.AppRunner] = []
         self._closed_totals: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
@@ -162,6 +164,7 @@ class Node:
             self.close_sender(sender_id)
         for stream_id in tuple(self._entries):
             self.close_receiver(stream_id)
+        self._launcher.close()
         if self._shared is not None:
             self._shared.close()
         self.ports.close()
@@ -292,6 +295,7 @@ class Node:
             on_lost=lambda cause: self.emit(StreamLost(stream_id=stream_id, cause=cause)),
             clock=self._clock,
             stream_of=self.stream,
+            launcher=self._launcher,
             emit=self.emit,
         )
         self._entries[stream_id] = _Entry(inputs.make(spec, stream, host))

@@ -148,6 +148,26 @@ class PlayPosition(Record):
     ended: bool
 
 
+class RtspInput(InputSpec):
+    """An RTSP camera. ``username`` and ``password`` are kept out of the URL, so that the URL can be logged."""
+
+    kind: Literal["rtsp"] = "rtsp"
+    url: Annotated[str, Field(pattern=r"^rtsps?://[^\s]+$", max_length=2048)]
+    username: str = ""
+    password: Annotated[str, Field(repr=False)] = ""
+    transport: Literal["tcp", "udp"] = "tcp"
+    connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
+    read_timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
+
+
+class FileInput(InputSpec):
+    """A media file below ``NodeConfig.inputs_directory``, played in real time. ``path`` is relative to it."""
+
+    kind: Literal["file"] = "file"
+    path: Annotated[str, Field(min_length=1, max_length=1024)]
+    loop: bool = True
+
+
 class SenderSpec(Record):
     """Ask a node to relay a stream's RTP payload untouched to another platform.
 
@@ -409,6 +429,8 @@ class NodeConfig(Record):
     gop_cache_bytes: int = 8 * 1024 * 1024
     reader_queue_units: int = 512
     snapshot_timeout_s: float = 8.0
+    inputs_directory: str = ""
+    """Files may be played from below here; empty: none."""
     pump: Literal["auto", "python", "compiled"] = "auto"
     recording_queue_bytes: int = 64 * 1024 * 1024
     """Bytes that may wait for one disk."""
@@ -566,7 +588,7 @@ class RecordingEnded(Record):
     cause: str
 
 
-AnyInput = RecordingInput | InputSpec
+AnyInput = Annotated[RecordingInput | RtspInput | FileInput, Field(discriminator="kind")]
 """What ``POST /inputs`` takes: the union of all kinds, told apart by ``kind``."""
 
 NodeEvent = Annotated[

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from media.errors import MediaError
-from media.sources import recording
+from media.sources import file, recording, rtsp
+from media.sources.launch import Launcher
 from media.sources.units import UnitSource
 from media.specs import InputSpec, NodeConfig, NodeEvent
 from media.stream import Stream
@@ -20,12 +21,14 @@ class InputHost:
     on_lost: Callable[[str], None]
     clock: Callable[[], float]
     stream_of: Callable[[str], Stream]
+    launcher: Launcher
+    """Starts the processes of inputs that FFmpeg reads."""
     emit: Callable[[NodeEvent], None] = lambda event: None
     """Other events than losses."""
 
 
 Maker = Callable[[InputSpec, Stream, InputHost], UnitSource]
-MAKERS: dict[str, Maker] = {"recording": recording.make}
+MAKERS: dict[str, Maker] = {"rtsp": rtsp.make, "file": file.make, "recording": recording.make}
 """By ``kind``. A maker starts the source's task or thread; what cannot be opened is told by ``on_lost``, later."""
 
 
