@@ -37,6 +37,7 @@ from gateway.services.session_opening import Opener
 from gateway.services.session_third_party import MediaServerRole
 from gateway.services.sessions import Sessions
 from gateway.services.subscriptions import SubscriptionService
+from gateway.services.wanted import WantedStreams
 from gateway.storage.database import Database, StorageFailed
 from gateway.storage.devices import load_registry
 from gateway.storage.journal import Journal
@@ -287,6 +288,14 @@ class Gateway:
             clock=self.clock,
         )
         self.control.audit = self.upper_commands.audit = self.http.audit.note
+        self.wanted = WantedStreams(
+            registry=self.registry,
+            player=self.sessions,
+            tokens=self.http.access,
+            bus=self.bus,
+            audit=self.http.audit.note,
+        )
+        self.sessions.connect(viewer_event=self.wanted.node_event)
         self.metrics.sources = Sources(
             nodes=self.nodes.handles,
             node_restarts=lambda: self.nodes.restarts,
@@ -396,6 +405,7 @@ class Gateway:
         """Last, so that whoever gets in finds everything in place."""
         self.first_password = await self.http.access.ensure_first_user()
         self._stack.push_async_callback(self.http.close)
+        self._stack.push_async_callback(self.wanted.close)
         await self.http.start()
 
     def _connection_closed(self, flow: Flow) -> None:

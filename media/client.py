@@ -21,6 +21,7 @@ from media.specs import (
     SenderInfo,
     SenderSpec,
     StreamStats,
+    WantedAnswer,
     WebRtcAnswer,
     WebRtcOffer,
 )
@@ -104,6 +105,10 @@ class MediaClient:
 
     async def close_viewer(self, viewer_id: str) -> None:
         await self._call("DELETE", f"/viewers/{viewer_id}")
+
+    async def answer_wanted(self, request_id: str, answer: WantedAnswer) -> None:
+        """Answer a StreamWanted. ``not_found`` when the player has gone."""
+        await self._call("POST", f"/wanted/{request_id}", answer)
 
     async def snapshot(self, stream_id: str) -> bytes:
         """A JPEG."""

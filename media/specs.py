@@ -386,6 +386,10 @@ class WebRtcAnswer(Record):
     sdp: str
 
 
+RTSP_REALM = "gb28181-gateway"
+"""Realm of the RTSP accounts: HA1 values are made for it."""
+
+
 class RtspAccount(Record):
     """Who may ask an RTSP server for a channel: HA1 = H(username:realm:password) in lower-case hex, no password."""
 
@@ -415,7 +419,7 @@ class NodeConfig(Record):
     viewer_port: int = 8081
     rtsp_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """RTSP on ``viewer_host``; 0: any free port; None: off. A port that is taken is told, and the node runs without."""
-    rtsp_realm: str = "gb28181-gateway"
+    rtsp_realm: str = RTSP_REALM
     rtsp_accounts: Annotated[tuple[RtspAccount, ...], Field(repr=False)] = ()
     rtsp_start_timeout_s: float = 40.0
     """So long a client waits for a channel that the gateway starts on demand."""
@@ -533,7 +537,10 @@ class WantedAnswer(Record):
 
 
 class ViewerRefused(Record):
-    """Somebody could not prove that he may watch, at most one a second. kind: rtsp_login | rtsp_ticket | rtsp_locked."""
+    """Somebody could not prove that he may watch, at most one a second and kind.
+
+    kind: rtsp_login | rtsp_token | rtsp_ticket | rtsp_locked.
+    """
 
     type: Literal["viewer_refused"] = "viewer_refused"
     kind: str

@@ -91,6 +91,7 @@ class LiveView(View):
     ws_flv: str = Field(description="FLV over WebSocket.")
     ts: str = Field(description="MPEG-TS over HTTP.")
     hls: str = Field(description="HLS, with parts for players that know low latency.")
+    rtsp: str = Field(default="", description="RTSP over TCP or UDP; empty where it is off.")
 
 
 FORMS = {"mp4": "fmp4", "flv": "flv", "ts": "ts", "m3u8": "hls"}

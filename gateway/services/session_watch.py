@@ -27,7 +27,9 @@ from media.specs import (
     StreamLost,
     StreamReady,
     StreamStats,
+    StreamWanted,
     ViewerEnded,
+    ViewerRefused,
 )
 from sip.endpoint import InviteSession
 
@@ -42,6 +44,8 @@ MISSING_BEATS = 2
 
 KeyFrameSender = Callable[[str, str], Awaitable[object]]
 """Asks device, channel for a key frame now (control.key_frame)."""
+ViewerListener = Callable[[NodeHandle, StreamWanted | ViewerRefused], None]
+"""Hears of viewers that come to a node by themselves (wanted.node_event)."""
 
 
 class Player(Protocol):
@@ -76,6 +80,7 @@ class SessionWatch:
         self.viewers: dict[str, NodeHandle] = {}
         self.key_frame: KeyFrameSender | None = None
         self.on_sender_ended: Callable[[SenderEnded], None] | None = None
+        self.on_viewer_event: ViewerListener | None = None
         self.ghosts_closed = 0
         """Streams a node still had although no session owns them (quirk 33)."""
 
@@ -118,6 +123,10 @@ class SessionWatch:
         """One event of a media node."""
         if isinstance(event, ViewerEnded):
             self.viewers.pop(event.viewer_id, None)
+            return
+        if isinstance(event, StreamWanted | ViewerRefused):
+            if self.on_viewer_event is not None:
+                self.on_viewer_event(node, event)
             return
         if isinstance(event, SenderEnded):
             if self.on_sender_ended is not None:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from config.settings import MediaSettings
 from gateway.clock import Clock
@@ -25,7 +26,7 @@ from gateway.services.session_offer import Rung, ladder, remember
 from gateway.services.session_opening import Opener
 from gateway.services.session_record import LiveKey, LiveSession
 from gateway.services.session_table import SessionTable, Work
-from gateway.services.session_watch import KeyFrameSender, SessionWatch
+from gateway.services.session_watch import KeyFrameSender, SessionWatch, ViewerListener
 from media import tickets
 from media.errors import MediaError
 from media.specs import SenderEnded, Transport, WebRtcOffer
@@ -80,13 +81,21 @@ class Sessions:
     # -- life of the service ---------------------------------------------------------------------------------
 
     def connect(
-        self, *, key_frame: KeyFrameSender | None = None, sender_ended: SenderListener | None = None
+        self,
+        *,
+        key_frame: KeyFrameSender | None = None,
+        sender_ended: SenderListener | None = None,
+        viewer_event: ViewerListener | None = None,
     ) -> None:
-        """Tell the services that also need the sessions: who asks for key frames, who hears of ended relays."""
+        """Tell the services that also need the sessions: who asks for key frames, who hears of ended relays, who
+        answers viewers that ask a node by themselves.
+        """
         if key_frame is not None:
             self._watch.key_frame = key_frame
         if sender_ended is not None:
             self._watch.on_sender_ended = sender_ended
+        if viewer_event is not None:
+            self._watch.on_viewer_event = viewer_event
 
     async def start(self) -> None:
         """Listen to nodes and devices, and end the dialogs that a crash left behind (G237)."""
@@ -222,8 +231,13 @@ class Sessions:
             return False
         return True
 
+    def held(self, session: LiveSession) -> AbstractContextManager[None]:
+        """While a viewer is on its way to the picture, the session is not idle."""
+        return self._table.held(session)
+
     def viewer_urls(self, session: LiveSession, request_host: str = "localhost") -> dict[str, str]:
-        """Addresses of the picture by output: ``fmp4``, ``ws``, ``flv``, ``ws_flv``, ``ts`` and ``hls``.
+        """Addresses of the picture by output: ``fmp4``, ``ws``, ``flv``, ``ws_flv``, ``ts``, ``hls`` and ``rtsp``
+        (empty where the node has no RTSP).
 
         Each carries a ticket that runs out. ``request_host`` is the host the browser used to reach us (no port).
         """
@@ -234,7 +248,10 @@ class Sessions:
         ticket = tickets.sign(self._ticket_secret, session.stream_id, expires)
         http = f"{base}/live/{session.stream_id}"
         websocket = "ws" + http.removeprefix("http")
+        rtsp = self._settings.rtsp_public_url or f"rtsp://{request_host}:{node.rtsp_port}"
+        rtsp = rtsp.replace("{node}", str(node.number)).rstrip("/")
         return {
+            "rtsp": f"{rtsp}/live/{session.stream_id}?ticket={ticket}" if node.rtsp_port else "",
             "fmp4": f"{http}.mp4?ticket={ticket}",
             "ws": f"{websocket}/ws?ticket={ticket}",
             "flv": f"{http}.flv?ticket={ticket}",

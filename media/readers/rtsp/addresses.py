@@ -35,6 +35,11 @@ class Address:
         """The same for every request about the same picture, whatever proof it carries."""
         return self.stream_id, self.channel_id, self.device_id, self.stream_number
 
+    def within(self, other: Address) -> bool:
+        """Whether this means the picture of ``other``, or what its description calls it: the base has no query."""
+        bare = not (self.device_id or self.stream_number or self.token)
+        return self.what == other.what or (bare and self.base == other.base)
+
 
 def parse(uri: str) -> Address | None:
     """None for what is no address of ours. Clients put the track behind the path or behind the query."""

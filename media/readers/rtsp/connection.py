@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
         self._something = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._busy = False
-        self._what: tuple[str, str, str, int] | None = None
+        self._admitted: Address | None = None
         self._seat: Seat | None = None
         self._session: Session | None = None
         self._heard_mono = server.clock()
@@ -169,7 +169,7 @@ class Connection(asyncio.Protocol):
             log.info("event=rtsp_session_closed source=%s dropped_units=%d cause=%s",
                      self._host, session.feed.dropped, cause)  # fmt: skip
         seat, self._seat = self._seat, None
-        self._what = None
+        self._admitted = None
         if seat is not None:
             self._server.leave(seat, cause)
 
@@ -291,7 +291,7 @@ class Connection(asyncio.Protocol):
     async def _enter(self, request: Request, address: Address) -> Seat:
         """The seat at what ``address`` names; kept over the requests of this connection."""
         if self._seat is not None:
-            if self._what == address.what:
+            if self._admitted is not None and address.within(self._admitted):
                 return self._seat
             if self._session is not None:
                 raise Refusal(455)
@@ -300,7 +300,7 @@ class Connection(asyncio.Protocol):
             self._server.refused("rtsp_locked", self._host)
             raise Refusal(403)
         seat = await (self._by_ticket(address) if address.stream_id else self._by_account(request, address))
-        self._seat, self._what = seat, address.what
+        self._seat, self._admitted = seat, address
         if not seat.channel.tracks:
             self._release("unsupported")
             raise Refusal(415)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from aiohttp import web
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from media import tickets
 from media.errors import MediaError
@@ -47,7 +47,7 @@ class RtspHost(ReaderHost, Protocol):
     @property
     def gso(self) -> bool: ...
 
-    def emit(self, event: BaseModel) -> None: ...
+    def emit(self, event: StreamWanted | ViewerRefused) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +78,7 @@ class RtspServer:
         self._closing: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._told_mono: float | None = None
+        self._told_mono: dict[str, float] = {}
 
     # --- life --------------------------------------------------------------------------------------------------
 
@@ -220,11 +220,11 @@ class RtspServer:
                 connection.end(cause)
 
     def refused(self, kind: str, source: str, user: str = "") -> None:
-        """Somebody failed to prove who he is: counted, limited, told at most once a second."""
+        """Somebody failed to prove who he is: counted, limited, each kind told at most once a second."""
         now = self.clock()
         self.failures.fail(source, now)
-        if self._told_mono is None or now - self._told_mono >= 1.0:
-            self._told_mono = now
+        if now - self._told_mono.get(kind, now - 1.0) >= 1.0:
+            self._told_mono[kind] = now
             self.host.emit(ViewerRefused(kind=kind, source=source, user=user[:64]))
 
     # --- control -------------------------------------------------------------------------------------------------
