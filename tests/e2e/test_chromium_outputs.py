@@ -38,7 +38,7 @@ async def stage(studio: Studio) -> AsyncIterator[Stage]:
         yield opened
 
 
-def check_moving(first: dict[str, Any], later: dict[str, Any]) -> None:
+def check_moving(first: dict[str, Any], later: dict[str, Any], *, clock: bool = True) -> None:
     assert (first["width"], first["height"]) == SIZE
     assert np.std(first["grey"]) > 30, "not one colour"
     assert np.abs(np.array(first["grey"]) - np.array(later["grey"])).max() > 60, "it moves"
@@ -46,34 +46,24 @@ def check_moving(first: dict[str, Any], later: dict[str, Any]) -> None:
     assert shown == sorted(shown)
     assert shown
     assert later["decodedAudio"] > 0, "the sound is decoded too"
-    delay = delay_s(later)
+    delay = delay_s(later) if clock else None
     assert delay is None or delay < 20, "the clock in the picture is the clock on the wall, more or less"
 
 
-@pytest.mark.parametrize("way", ["flv", "ws_flv", "ts"])
-async def test_mpegts_js_shows_it(stage: Stage, way: str) -> None:
-    stream_id = await stage.film(TestPicture(*SIZE, preset="veryfast", profile="high", gop=25))
+@pytest.mark.parametrize(("way", "b_frames"), [("flv", 2), ("ws_flv", 0), ("ts", 2)])
+async def test_mpegts_js_shows_it(stage: Stage, way: str, b_frames: int) -> None:
+    stream_id = await stage.film(
+        TestPicture(*SIZE, preset="veryfast", profile="high", gop=25, b_frames=b_frames)
+    )
     await stage.watch(way, stream_id)
     first = await stage.frames(20)
     later = await stage.frames(first["frames"] + 25)
-    check_moving(first, later)
+    check_moving(
+        first, later, clock=not b_frames
+    )  # B-frames come from a prepared loop with a clock of its own
     assert later["about"]["videoCodec"].startswith("avc1.64")
     assert later["about"]["audioCodec"] == "mp4a.40.2"
     assert later["dropped"] < later["frames"] / 2
-
-
-async def test_b_frames_are_shown_in_their_order(stage: Stage) -> None:
-    stream_id = await stage.film(TestPicture(*SIZE, preset="veryfast", b_frames=2, gop=25))
-    await stage.watch("flv", stream_id)
-    first = await stage.frames(20)
-    seen = []
-    for _ in range(8):
-        later = await stage.frames(first["frames"] + 3)
-        first = later
-        seen.append(frame_shown(later))
-    numbers = [number for number in seen if number is not None]
-    assert len(numbers) > 4
-    assert numbers == sorted(numbers)
 
 
 @pytest.mark.parametrize("way", ["flv", "ts"])
@@ -97,7 +87,7 @@ async def test_hls_js_plays_with_low_latency(stage: Stage) -> None:
     stream_id = await stage.film(TestPicture(*SIZE, preset="veryfast", profile="high", gop=25))
     await stage.watch("hls", stream_id)
     first = await stage.frames(20)
-    later = await stage.frames(first["frames"] + 75)
+    later = await stage.frames(first["frames"] + 50)
     check_moving(first, later)
     assert later["level"] == {"target": 4, "part": 0.4, "blocking": True, "live": True}
     assert later["parts"] > later["segments"], "it lives on parts"

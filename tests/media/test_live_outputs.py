@@ -207,7 +207,7 @@ async def test_flv_by_websocket_is_the_same_file_and_says_why_it_ends(
     assert found.hashes == source_hashes(pictures)[found.frames[0] :]
 
 
-@pytest.mark.parametrize("ending", [".flv", ".ts"])
+@pytest.mark.parametrize("ending", [".flv"])
 async def test_a_viewer_that_reads_nothing_goes_on_at_a_key_frame_and_the_others_lose_nothing(
     reader_node: Any, http: ClientSession, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
