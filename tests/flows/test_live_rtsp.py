@@ -40,6 +40,7 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gat
         "media": {
             "nodes": 2, "viewer_host": "127.0.0.1", "viewer_port": viewer, "rtsp_port": rtsp,
             "rtsp_accounts": [{"username": USER, "password": WORD}], "rtp_port_min": 28000, "rtp_port_max": 28199,
+            "webrtc_port": None,
             "webrtc_port_min": 28200, "webrtc_port_max": 28249, "first_picture_timeout_s": 10.0,
             "idle_grace_s": 1.0, "port_quarantine_s": 0.2,
         },

@@ -27,6 +27,10 @@ BURST_BYTES = 64 * 1024
 """A larger picture goes out in several ticks: receive buffers of players are small."""
 
 
+WHOLE = 1 << 30
+"""A budget that no unit exceeds."""
+
+
 class Ticks(Protocol):
     """What is used of the node's pump."""
 
@@ -280,7 +284,7 @@ class Feed:
             self._needs_key = False
         size = len(packed.data)
         if not self._pending and size <= BURST_BYTES and not self._held_back:
-            output.send(packed, size)
+            output.send(packed, WHOLE)
             return
         if self._pending_bytes + size > self._limit:
             self._overflow(packed)
