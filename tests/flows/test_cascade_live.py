@@ -63,6 +63,7 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gat
                 "transport": "udp",
                 "viewer_host": "127.0.0.1",
                 "viewer_port": viewer,
+                "rtsp_port": None,
                 "rtp_port_min": RTP_PORTS[0],
                 "rtp_port_max": RTP_PORTS[1],
                 "invite_timeout_s": 5.0,

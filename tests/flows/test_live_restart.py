@@ -62,6 +62,7 @@ def settings(folder: Path) -> dict[str, Any]:
             "transport": "udp",
             "viewer_host": "127.0.0.1",
             "viewer_port": viewer,
+            "rtsp_port": None,
             "rtp_port_min": RTP_PORTS[0],
             "rtp_port_max": RTP_PORTS[1],
             "webrtc_port": WEBRTC_PORTS[0],

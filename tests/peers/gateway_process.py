@@ -130,6 +130,7 @@ def start(
         "media": {
             "viewer_host": "127.0.0.1",
             "viewer_port": viewer,
+            "rtsp_port": None,
             "rtp_port_min": rtp[0],
             "rtp_port_max": rtp[1],
             "webrtc_port": None,

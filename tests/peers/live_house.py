@@ -36,6 +36,7 @@ def media_settings(**values: Any) -> MediaSettings:
         {
             "transport": "udp",
             "viewer_host": "127.0.0.1",
+            "rtsp_port": None,
             "rtp_port_min": RTP_PORTS[0],
             "rtp_port_max": RTP_PORTS[1],
             "webrtc_port": WEBRTC_PORTS[0],
