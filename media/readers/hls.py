@@ -231,6 +231,7 @@ class HlsOutput:
             return
         if self._renditions.get(session.channel.key) == (session.channel, session.rendition):
             del self._renditions[session.channel.key]
+        session.rendition.end(cause)  # whoever still waits for a part is answered
         await self.fanout.part(session.channel, session.rendition)
 
     async def close(self) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession, WSMsgType
-from decoded import decode, source_hashes
+from decoded import aac_tone, decode, source_hashes
 
 from media.readers import delivery, fanout
+from media.readers.flv import FlvMuxer
+from media.readers.fragmenter import Fragmenter
 from media.readers.muxing import TrackMuxer
-from media.unit import AccessUnit
+from media.readers.ts import TransportMuxer
+from media.specs import AudioTrack
+from media.unit import AccessUnit, Codec
 from simulator.picture import TestPicture, tone
 
 GOP10 = TestPicture(352, 288, gop=10)
@@ -299,3 +304,36 @@ async def test_sound_can_be_left_out(reader_node: Any, http: ClientSession) -> N
     stream.close()
     for response, (_, form) in zip(responses, FILES.values(), strict=True):
         assert decode(await whole(response), form).codecs == ["h264"]
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 48000])
+@pytest.mark.parametrize(
+    ("make", "form"), [(Fragmenter, "mp4"), (FlvMuxer, "flv"), (TransportMuxer, "mpegts")]
+)
+def test_aac_passes_untouched_and_in_step(make: Callable[[], TrackMuxer], form: str, rate_hz: int) -> None:
+    pictures, sound = GOP10.encoded_loop(3), aac_tone(3, rate_hz)
+    muxer = make()
+    muxer.expect_audio(AudioTrack(codec="aac", clock_rate_hz=rate_hz))
+    chunks = [chunk for unit in interleaved(pictures, sound) for chunk in muxer.feed(unit)]
+    data = chunks[0].head.data + b"".join(chunk.data for chunk in chunks)
+    found = decode(data, form)
+    assert found.codecs == ["h264", "aac"]
+    assert found.rate_hz == rate_hz
+    assert len(found.sync_s) == 3
+    assert max(map(abs, found.sync_s)) < 0.1
+    if form != "mpegts":  # there each frame is in pieces
+        missing = [unit for unit in sound if unit.pts < 240_000 and unit.data[7:] not in data]
+        assert missing == [], "no frame was encoded again"
+
+
+def test_g711_of_either_law_becomes_the_same_sound() -> None:
+    for codec in (Codec.PCMA, Codec.PCMU):
+        muxer = TransportMuxer()
+        chunks = [
+            chunk for unit in interleaved(GOP10.encoded_loop(3), tone(3, codec)) for chunk in muxer.feed(unit)
+        ]
+        assert chunks[0].head is not chunks[-1].head, "sound that was not announced joins at a key frame"
+        found = decode(b"".join(chunk.data for chunk in chunks if chunk.head is chunks[-1].head), "mpegts")
+        assert found.codecs == ["h264", "aac"]
+        assert len(found.sync_s) == 2
+        assert max(map(abs, found.sync_s)) < 0.1

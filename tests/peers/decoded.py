@@ -9,11 +9,12 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
 
+from media.es import adts_header
 from media.unit import AccessUnit, Codec
 from simulator.picture import read_mark
 
@@ -93,6 +94,28 @@ def beeps(levels: list[tuple[float, np.ndarray[Any, Any]]], rate_hz: int) -> lis
                     starts.append(when)
                 heard = when
     return starts
+
+
+def aac_tone(seconds: float, rate_hz: int) -> list[AccessUnit]:
+    """AAC in ADTS with the beeps of `simulator.picture.tone`, one frame per unit."""
+    encoder = cast(av.AudioCodecContext, av.CodecContext.create("aac", "w"))
+    encoder.sample_rate, encoder.layout, encoder.format = rate_hz, "mono", "fltp"
+    moments = np.arange(int(rate_hz * seconds)) / rate_hz
+    wave = (np.sin(2 * np.pi * 1000 * moments) * 0.25 * (moments % 1 < 0.2)).astype(np.float32)
+    units = []
+    for start in range(0, len(wave) - 1024, 1024):
+        frame = av.AudioFrame.from_ndarray(
+            wave[start : start + 1024].reshape(1, -1), format="fltp", layout="mono"
+        )
+        frame.sample_rate, frame.pts = rate_hz, start
+        for packet in encoder.encode(frame):
+            data = bytes(packet)
+            if packet.pts is not None and packet.pts >= 0:
+                ticks = packet.pts * 90_000 // rate_hz
+                units.append(
+                    AccessUnit(Codec.AAC, ticks, ticks, False, adts_header(len(data), rate_hz) + data)
+                )
+    return units
 
 
 def ffprobe(path: Path, *options: str) -> tuple[list[dict[str, Any]], str]:
