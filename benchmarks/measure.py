@@ -64,3 +64,10 @@ def child(arguments: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
+
+
+def pin(pid: int, cpu: int) -> None:
+    """Bind a process to one CPU (0 the first, -1 the last), where there are two."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) > 1:
+        os.sched_setaffinity(pid, {cpus[cpu]})

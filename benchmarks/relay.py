@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import native
-from benchmarks.measure import Row, child, cpu_seconds
+from benchmarks.measure import Row, child, cpu_seconds, pin
 from benchmarks.relay_candidates import Candidate, Shape, available
 
 SECONDS = 3.0
@@ -52,13 +52,6 @@ class Result:
     @property
     def loss(self) -> float:
         return self.lost / max(1, self.received + self.lost)
-
-
-def pin(pid: int, cpu: int) -> None:
-    """Load on the first CPU, relay on the last, where there are two."""
-    cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) > 1:
-        os.sched_setaffinity(pid, {cpus[cpu]})
 
 
 def measure(candidate: Candidate, shape: Shape, seconds: float = SECONDS) -> Result:
