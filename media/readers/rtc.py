@@ -145,6 +145,7 @@ class DirectSender:
         self._tag = 0
         self._history: deque[_Sent] = deque()
         self._kept = 0
+        self._credit = 0
         self._sender._run_rtp = self._run
         self._sender._run_rtcp = self._run_reports
         self._sender._retransmit = self._retransmit
@@ -205,6 +206,7 @@ class DirectSender:
         self._remember(_Sent(sequence, count, packets, piece.first, stamp, last))
         self._sequence = sequence + count & 0xFFFF
         self.packets += count
+        self._credit = min(self._credit + count, HISTORY)
         self._octets += piece.payload_bytes
         return piece.payload_bytes
 
@@ -215,12 +217,16 @@ class DirectSender:
             self._kept -= self._history.popleft().count
 
     async def _retransmit(self, sequence: int) -> None:
-        """Answer a NACK from the history, on the retransmission stream where one was negotiated (RFC 4588 4)."""
+        """Answer a NACK from the history, on the retransmission stream where one was negotiated (RFC 4588 4).
+
+        Each packet sent earns one sent again: whatever a receiver asks for, it gets at most twice the stream.
+        """
         sent = next((sent for sent in self._history if sequence - sent.sequence & 0xFFFF < sent.count), None)
         pair = self._sender.transport.transport._connection._nominated.get(1)
         srtp = self._sender.transport._tx_srtp
-        if sent is None or pair is None or srtp is None:
+        if sent is None or pair is None or srtp is None or not self._credit:
             return
+        self._credit -= 1
         self.retransmitted += 1
         place = sequence - sent.sequence & 0xFFFF
         payload = sent.packets.payloads[sent.first + place]

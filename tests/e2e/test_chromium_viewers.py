@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 import pytest_asyncio
 from studio import SIZE, Stage, Studio, delay_s, frame_shown, open_stage, open_studio
+from udp_path import UdpPath
 
 from media.client import MediaError
 from media.specs import WebRtcOffer
@@ -130,3 +132,55 @@ async def test_a_page_that_goes_away_frees_the_stream(stage: Stage) -> None:
 async def test_the_gateway_takes_a_snapshot(stage: Stage) -> None:
     stream_id = await stage.film(TestPicture(*SIZE))
     assert (await stage.client.snapshot(stream_id))[:2] == b"\xff\xd8"
+
+
+async def watch_over(stage: Stage, stream_id: str) -> UdpPath:
+    """Watch by WebRTC over a path that can lose packets."""
+    port = (await stage.client.stats()).webrtc.port
+    path = UdpPath(("127.0.0.1", port))
+
+    async def exchange(sdp: str) -> str:
+        offer = WebRtcOffer(viewer_id=uuid.uuid4().hex, sdp=sdp)
+        return path.through((await stage.client.add_webrtc_viewer(stream_id, offer)).sdp)
+
+    await stage.page.expose_function("exchange", exchange)
+    await stage.page.evaluate("playWhep('exchange', true)")
+    await stage.frames(10)
+    return path
+
+
+async def test_losses_are_repaired_for_a_browser(stage: Stage) -> None:
+    stream_id = await stage.film(TestPicture(*SIZE, bitrate=2_000_000))
+    path = await watch_over(stage, stream_id)
+    path.loss = 0.05
+    before = (await stage.page.evaluate("inbound()"))["video"]["frames"]
+    await asyncio.sleep(3)
+    await stage.frames(before + 50)
+    path.loss = 0.0
+    video = (await stage.page.evaluate("inbound()"))["video"]
+    assert path.lost > 5
+    assert video["nack"] > 3
+    assert video["pli"] == 0, "nothing was lost for good"
+    assert (await stage.client.stats()).webrtc.retransmitted > 0
+    path.close()
+
+
+async def test_a_picture_lost_for_good_comes_back_from_the_cache(stage: Stage) -> None:
+    """Neither repair nor the camera helps: the next key frame would come 40 s later."""
+    stream_id = await stage.film(TestPicture(*SIZE, gop=1000))
+    path = await watch_over(stage, stream_id)
+    repeats = (await stage.client.stats()).webrtc.repeats
+    path.dark = path.no_repairs = True
+    await asyncio.sleep(0.2)
+    path.dark = False
+    async with asyncio.timeout(20):
+        while (await stage.client.stats()).webrtc.repeats == repeats:
+            await asyncio.sleep(0.1)
+    at_the_report = await stage.look()
+    await stage.frames(at_the_report["frames"] + 40)
+    video = (await stage.page.evaluate("inbound()"))["video"]
+    assert video["pli"] >= 1
+    assert video["keys"] == 2, "the same key frame twice"
+    delay = delay_s(await stage.look())
+    assert delay is None or delay < 3, "the live picture, not the old one"
+    path.close()

@@ -175,6 +175,7 @@ async def open_studio(folder: Path) -> AsyncIterator[Studio]:
         bind_host="127.0.0.1",
         rtp_port_min=32000,
         rtp_port_max=32399,
+        webrtc_port=0,
         webrtc_port_min=32400,
         webrtc_port_max=32999,
         viewer_host="127.0.0.1",
