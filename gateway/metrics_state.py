@@ -32,6 +32,16 @@ STREAM_COUNTERS = {
     "relay_packets": ("relay_packets", "RTP packets relayed to upper platforms."),
     "relay_drops": ("relay_dropped_packets", "RTP packets that a relay could not send."),
 }
+WEBRTC_COUNTERS = {
+    "stray": ("webrtc_stray_datagrams", "Datagrams on the WebRTC port from nobody known."),
+    "refused": ("webrtc_refused_requests", "Binding requests that could not prove that they belong to a viewer."),
+    "dropped": ("webrtc_dropped_datagrams", "Datagrams of WebRTC viewers that came faster than they were read."),
+    "unsent": ("webrtc_unsent_packets", "Packets for WebRTC viewers that the kernel did not take."),
+    "moved": ("webrtc_moved_viewers", "WebRTC viewers that went on from another address."),
+    "retransmitted": ("webrtc_retransmitted_packets", "Packets sent again to WebRTC viewers."),
+    "repeats": ("webrtc_repeated_groups", "Groups of pictures sent again to WebRTC viewers that lost the picture."),
+}
+NODE_COUNTERS = STREAM_COUNTERS | {f"webrtc_{name}": named for name, named in WEBRTC_COUNTERS.items()}
 
 
 @dataclass(slots=True)
@@ -62,7 +72,7 @@ class MediaTotals:
         self._nodes: dict[str, tuple[int, Values]] = {}
         self._streams: dict[str, Values] = {}
         self._cpu_seen: dict[str, tuple[int, float]] = {}
-        self.by_node: dict[str, Values] = defaultdict(lambda: dict.fromkeys(STREAM_COUNTERS, 0))
+        self.by_node: dict[str, Values] = defaultdict(lambda: dict.fromkeys(NODE_COUNTERS, 0))
         self.by_township: dict[str, Values] = defaultdict(lambda: {"packets": 0, "lost": 0})
         self.cpu_seconds: dict[str, float] = defaultdict(float)
 
@@ -99,7 +109,8 @@ def _node_values(stats: NodeStats) -> Values:
     parts: list[StreamStats] = [*stats.per_stream]
     if stats.closed_totals is not None:
         parts.append(stats.closed_totals)
-    return {name: sum(getattr(part, name) for part in parts) for name in STREAM_COUNTERS}
+    streams = {name: sum(getattr(part, name) for part in parts) for name in STREAM_COUNTERS}
+    return streams | {f"webrtc_{name}": getattr(stats.webrtc, name) for name in WEBRTC_COUNTERS}
 
 
 def _advance(total: Values, now: Values, before: Values) -> Values:
@@ -189,7 +200,7 @@ class StateGauges(Collector):
 
     def _read_media(self) -> Iterator[Metric]:
         media = self._media
-        for name, (metric, text) in STREAM_COUNTERS.items():
+        for name, (metric, text) in NODE_COUNTERS.items():
             family = _counter(metric, text, "node")
             for node, values in media.by_node.items():
                 family.add_metric((node,), values[name])

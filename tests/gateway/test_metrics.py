@@ -28,7 +28,7 @@ from gateway.host_clock import ClockState, read_host_clock
 from gateway.metrics import Bounded
 from gateway.metrics_state import MediaTotals, Sources
 from gateway.model import Platform
-from media.specs import NodeStats, StreamStats
+from media.specs import NodeStats, StreamStats, WebRtcStats
 from sip.flow import Flow
 
 ROOT = Path(__file__).parents[2]
@@ -193,6 +193,15 @@ def test_totals_rise_over_closed_streams_and_restarted_nodes() -> None:
     assert totals.by_township["410183"]["lost"] == 5
     totals.forget_streams([])
     assert totals._streams == {}
+
+
+def test_webrtc_counters_of_nodes_are_told() -> None:
+    totals = MediaTotals(lambda device, channel: "410183")
+    first = NodeStats(node_id="n", webrtc=WebRtcStats(stray=4, retransmitted=7, repeats=1))
+    for pid, report in ((1, first), (1, first), (2, NodeStats(node_id="n", webrtc=WebRtcStats(stray=2)))):
+        totals.take(pid, report, {})
+    values = totals.by_node["n"]
+    assert (values["webrtc_stray"], values["webrtc_retransmitted"], values["webrtc_repeats"]) == (6, 7, 1)
 
 
 async def test_metrics_have_a_listener_of_their_own(home: House) -> None:
