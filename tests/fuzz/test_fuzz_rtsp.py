@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rtsp_house import Client, account, rtsp_house
 
-from media.readers.rtsp import addresses, connection
+from media.readers.rtsp import addresses, dialog
 from media.readers.rtsp.digest import DigestGate, Verdict
 from media.readers.rtsp.messages import Fault, Interleaved, Request, RequestReader
 from media.readers.rtsp.transport import choose
@@ -70,7 +70,7 @@ def test_hostile_repetitions_cost_bounded_time(data: bytes) -> None:
     assert time.process_time() - started < 40
 
 
-def dialog(noise: random.Random, port: int, ticket: str) -> bytes:
+def damaged(noise: random.Random, port: int, ticket: str) -> bytes:
     """A few requests that are nearly right, now and then damaged."""
     base = f"rtsp://127.0.0.1:{port}/live/gate"
     uris = [
@@ -100,7 +100,7 @@ def dialog(noise: random.Random, port: int, ticket: str) -> bytes:
 
 
 async def test_the_server_outlives_damaged_dialogs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection.secrets, "token_hex", lambda size: "abc")
+    monkeypatch.setattr(dialog.secrets, "token_hex", lambda size: "abc")
     noise = random.Random(2326)
     trouble: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: trouble.append(context))
@@ -113,7 +113,7 @@ async def test_the_server_outlives_damaged_dialogs(monkeypatch: pytest.MonkeyPat
         for _ in range(DIALOGS):
             house.rtsp.failures._hosts.clear()
             reader, writer = await asyncio.open_connection("127.0.0.1", house.rtsp.port)
-            writer.write(dialog(noise, house.rtsp.port, ticket))
+            writer.write(damaged(noise, house.rtsp.port, ticket))
             if noise.random() < 0.5:
                 writer.write_eof()
             try:

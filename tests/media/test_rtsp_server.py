@@ -17,6 +17,8 @@ from rtsp_house import Answer, Client, RtspHouse, account, rtsp_house
 from media.errors import MediaError
 from media.readers.rtsp import connection as connections
 from media.readers.rtsp import feed as feeds
+from media.readers.rtsp.connection import Connection
+from media.readers.rtsp.dialog import Session
 from media.rtp import build_receiver_report, parse, parse_sender_report
 from media.specs import StreamWanted, ViewerRefused, WantedAnswer
 from media.unit import AccessUnit, Codec
@@ -53,6 +55,16 @@ async def until(condition: object, timeout_s: float = 20.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():  # type: ignore[operator]
             await asyncio.sleep(0.01)
+
+
+def session_of(connection: Connection) -> Session:
+    assert connection.dialog is not None
+    assert connection.dialog.session is not None
+    return connection.dialog.session
+
+
+def feeds_of(house: RtspHouse) -> list[feeds.Feed]:
+    return [session_of(connection).feed for connection in house.rtsp.connections]
 
 
 # --- order -----------------------------------------------------------------------------------------------------
@@ -158,7 +170,7 @@ async def test_tracks_that_are_not_there(house: RtspHouse, client: Client) -> No
     assert (await client.ask("SETUP", base + "/trackID=7", TCP)).status == 404
     assert (await client.ask("SETUP", base, TCP)).status == 459
     assert (await client.ask("SETUP", base + "/trackID=1", TCP)).status == 200
-    (output,) = next(iter(house.rtsp.connections))._session.feed.outputs.values()  # type: ignore[union-attr]
+    (output,) = session_of(next(iter(house.rtsp.connections))).feed.outputs.values()
     assert output.track.number == 1
     answer = await client.ask("SETUP", base + "/trackID=0", TCP)  # the same channels again: others are given
     assert "interleaved=2-3" in answer.get("transport")
@@ -401,10 +413,10 @@ async def test_a_slow_viewer_goes_on_at_a_key_frame(
         unit = key if number % 40 == 0 else other
         stream.publish(replace(unit, pts=number * 3600, dts=number * 3600))
         await asyncio.sleep(0.001)
-    feed = max((c._session.feed for c in house.rtsp.connections if c._session), key=lambda one: one.dropped)
+    feed = max(feeds_of(house), key=lambda one: one.dropped)
     assert feed.dropped > 100
     assert feed.waiting_bytes <= 256 * 1024 + 40_000
-    assert stream.reader_drops == sum(c._session.feed.dropped for c in house.rtsp.connections if c._session)
+    assert stream.reader_drops == sum(one.dropped for one in feeds_of(house))
     assert gaps(await taken) == {1}
     slow.writer.transport.resume_reading()  # type: ignore[attr-defined]
     packets: list[bytes] = []
@@ -525,7 +537,7 @@ async def test_receiver_reports_keep_a_session_alive(house: RtspHouse, client: C
     for _ in range(4):
         now[0] += 50
         ports.rtcp.sendto(build_receiver_report(7, []), ("127.0.0.1", report))
-        await until(lambda: connection._heard_mono == now[0])
+        await until(lambda: connection.heard_mono == now[0])
         connection.check(now[0])
     assert not house.closed
     ports.rtcp.sendto(b"noise" * 9, ("127.0.0.1", report))

@@ -171,7 +171,7 @@ class RequestReader:
 
     def _read_head(self, text: str) -> tuple[int, str] | None:
         """Set the waiting request; status and detail when the head is none."""
-        lines = text.replace("\r\n", "\n").split("\n")
+        lines = text.replace("\r\n", "\n").replace("\r", " ").split("\n")
         if len(lines) > HEADERS_LIMIT + 1:
             return 413, "too many headers"
         headers: dict[str, str] = {}

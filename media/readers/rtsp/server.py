@@ -21,7 +21,7 @@ from media.pump import Pump
 from media.readers.host import ReaderHost
 from media.readers.rtsp.addresses import Address
 from media.readers.rtsp.channel import Channel
-from media.readers.rtsp.connection import IDLE_S, SESSION_TIMEOUT_S, Connection
+from media.readers.rtsp.connection import IDLE_S, Connection
 from media.readers.rtsp.digest import DigestGate, FailureLimit
 from media.specs import StreamWanted, ViewerRefused, WantedAnswer
 from media.stream import Stream, StreamEnded
@@ -33,6 +33,7 @@ WANTED_LIMIT = 256
 READY_TIMEOUT_S = 10.0
 CHECK_S = 1.0
 CLOSE_S = 2.0
+SESSION_TIMEOUT_S = 60
 
 
 class RtspHost(ReaderHost, Protocol):
