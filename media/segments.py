@@ -278,12 +278,10 @@ def days(directory: Path) -> list[str]:
     return []
 
 
-def files_of_day(directory: Path, day: str) -> Iterator[tuple[str, int]]:
-    """(relative path, bytes) of the segments of one day folder. OSError."""
+def files_of_day(directory: Path, day: str) -> Iterator[str]:
+    """Relative paths of the segments of one day folder. OSError."""
     for root, folders, names in os.walk(directory / day):
         folders.sort()
         for name in sorted(names):
             if parse_name(name) is not None:
-                whole = Path(root) / name
-                with contextlib.suppress(FileNotFoundError):
-                    yield PurePosixPath(whole.relative_to(directory)).as_posix(), whole.stat().st_size
+                yield PurePosixPath((Path(root) / name).relative_to(directory)).as_posix()

@@ -174,23 +174,40 @@ class RecordingStore:
             rows = await connection.execute(select(_T.storage_class).distinct())
             return [str(value) for value in rows.scalars()]
 
-    async def expired(self, storage_class: str, before: float, *, limit: int = 200) -> list[StoredSegment]:
-        """Complete, unlocked segments of a class that ended before ``before``, oldest first."""
+    async def expired(
+        self, storage_class: str, before: float, *, disks: Sequence[str], with_remote: bool, limit: int = 200
+    ) -> list[StoredSegment]:
+        """Complete, unlocked segments of a class that ended before ``before``, oldest first: those on ``disks``, and
+        those only in S3."""
+        place = and_(_T.local.is_(True), _T.disk_id.in_(disks))
         query = (
             select(recording_segments)
             .where(_T.storage_class == storage_class, _T.start_s < before, _T.end_s < before)
             .where(_T.complete.is_(True), _T.locked.is_(False))
+            .where(or_(place, _T.local.is_(False)) if with_remote else place)
             .order_by(_T.start_s)
             .limit(limit)
         )
         return await self._read(query)
 
-    async def to_upload(self, classes: Iterable[str], *, limit: int = 20) -> list[StoredSegment]:
-        """Complete local segments of these classes without an object yet, oldest first."""
+    async def oldest_deletable(self, disk_id: str, *, limit: int) -> list[StoredSegment]:
+        """The oldest complete, unlocked files of a disk, expired or not."""
+        query = (
+            select(recording_segments)
+            .where(_T.disk_id == disk_id, _T.local.is_(True), _T.complete.is_(True), _T.locked.is_(False))
+            .order_by(_T.start_s)
+            .limit(limit)
+        )
+        return await self._read(query)
+
+    async def to_upload(
+        self, classes: Iterable[str], *, disks: Sequence[str], limit: int = 20
+    ) -> list[StoredSegment]:
+        """Complete segments of these classes on these disks without an object yet, oldest first."""
         query = (
             select(recording_segments)
             .where(_T.storage_class.in_(list(classes)), _T.complete.is_(True), _T.local.is_(True))
-            .where(_T.remote_key == "")
+            .where(_T.remote_key == "", _T.disk_id.in_(disks))
             .order_by(_T.start_s)
             .limit(limit)
         )

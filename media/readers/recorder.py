@@ -366,6 +366,10 @@ class Recordings:
     def trigger(self, recording_id: str, seconds: float) -> None:
         self._get(recording_id).trigger(seconds)
 
+    def ids(self) -> list[str]:
+        """The recordings that run."""
+        return list(self._recorders)
+
     async def close_one(self, recording_id: str) -> None:
         """End a recording; returns when its files are safe, or after some seconds."""
         recorder = self._recorders.get(recording_id)
@@ -434,6 +438,9 @@ class _Routes:
         self._recordings.open(RecordingSpec.model_validate_json(await request.read()))
         return web.Response(status=204)
 
+    async def ids(self, request: web.Request) -> web.Response:
+        return web.json_response(self._recordings.ids())
+
     async def trigger(self, request: web.Request) -> web.Response:
         trigger = RecordingTrigger.model_validate_json(await request.read())
         self._recordings.trigger(request.match_info["id"], trigger.seconds)
@@ -448,6 +455,7 @@ def add_control_routes(app: web.Application, recordings: Recordings) -> None:
     """Register ``/disks`` and ``/recordings``."""
     routes = _Routes(recordings)
     app.router.add_put("/disks", routes.set_disks)
+    app.router.add_get("/recordings", routes.ids)
     app.router.add_post("/recordings", routes.open)
     app.router.add_post("/recordings/{id}/trigger", routes.trigger)
     app.router.add_delete("/recordings/{id}", routes.close)

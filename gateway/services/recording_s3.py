@@ -1,0 +1,213 @@
+"""Finished files to S3-compatible storage: uploaded in the background, read back by range or by a signed address.
+
+Needs the extra ``s3`` (aiobotocore). The client lives in a thread with a loop of its own: it hashes what it sends, and
+neither that nor reading files may hold up signalling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from config.settings import S3Settings
+from gateway.services.recording_disks import DiskGuard
+from gateway.storage.recordings import RecordingStore, StoredSegment
+
+log = logging.getLogger(__name__)
+
+PART_BYTES = 8 * 1024 * 1024
+LOOK_S = 5.0
+BACKOFF_S = 30.0
+URL_LIFETIME_S = 900
+T = TypeVar("T")
+
+
+class StorageUnavailable(OSError):
+    """The object storage refused or could not be reached."""
+
+
+class ObjectStore:
+    """One bucket. Coroutines may be awaited on any loop; all raise StorageUnavailable."""
+
+    def __init__(self, settings: S3Settings) -> None:
+        self._settings = settings
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="recording-s3", daemon=True)
+        self._stack = contextlib.AsyncExitStack()
+        self._client: Any = None
+
+    async def start(self) -> None:
+        """Make the client; nothing is asked of the server yet. StorageUnavailable without aiobotocore."""
+        try:
+            import aiobotocore.session
+        except ImportError as error:
+            raise StorageUnavailable(
+                "recording.s3 needs the extra: pip install gb28181-gateway[s3]"
+            ) from error
+        self._thread.start()
+        await self._call(self._open(aiobotocore.session.get_session()))
+
+    async def close(self) -> None:
+        if self._thread.is_alive():
+            with contextlib.suppress(StorageUnavailable):
+                await self._call(self._stack.aclose())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            await asyncio.to_thread(self._thread.join, 5.0)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+    def key_of(self, segment: StoredSegment) -> str:
+        """The object's name: the file's path behind the prefix."""
+        prefix = self._settings.prefix.strip("/")
+        return f"{prefix}/{segment.info.path}" if prefix else segment.info.path
+
+    async def upload(self, path: Path, key: str) -> None:
+        await self._call(self._upload(path, key))
+
+    async def remove(self, key: str) -> None:
+        """An object that is gone already is fine."""
+        await self._call(self._client.delete_object(Bucket=self._settings.bucket, Key=key))
+
+    async def read(self, key: str, start: int, end: int) -> bytes:
+        """Bytes [start, end) of an object."""
+        return await self._call(self._read(key, start, end))
+
+    async def url(self, key: str, lifetime_s: int = URL_LIFETIME_S) -> tuple[str, int]:
+        """An address that anybody can GET (with Range), and for how many seconds."""
+        params = {"Bucket": self._settings.bucket, "Key": key}
+        call = self._client.generate_presigned_url("get_object", Params=params, ExpiresIn=lifetime_s)
+        return str(await self._call(call)), lifetime_s
+
+    async def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+        except (BotoCoreError, ClientError, TimeoutError, OSError) as error:
+            raise StorageUnavailable(f"{type(error).__name__}: {error}") from error
+
+    async def _open(self, session: Any) -> None:
+        from aiobotocore.config import AioConfig
+
+        settings = self._settings
+        config = AioConfig(
+            connect_timeout=5, read_timeout=30, retries={"max_attempts": 2},
+            s3={"addressing_style": "path"}, request_checksum_calculation="when_required",
+        )  # fmt: skip
+        self._client = await self._stack.enter_async_context(
+            session.create_client(
+                "s3", endpoint_url=settings.endpoint, region_name=settings.region, config=config,
+                aws_access_key_id=settings.access_key.get_secret_value(),
+                aws_secret_access_key=settings.secret_key.get_secret_value(),
+            )
+        )  # fmt: skip
+
+    async def _upload(self, path: Path, key: str) -> None:
+        """In one piece, or in parts of 8 MiB that become an object only when all are there."""
+        where = {"Bucket": self._settings.bucket, "Key": key}
+        with path.open("rb") as file:
+            data = file.read(PART_BYTES)
+            if len(data) < PART_BYTES:
+                await self._client.put_object(**where, Body=data, ContentType="video/mp4")
+                return
+            begun = await self._client.create_multipart_upload(**where, ContentType="video/mp4")
+            where["UploadId"] = begun["UploadId"]
+            try:
+                parts: list[dict[str, Any]] = []
+                while data:
+                    number = len(parts) + 1
+                    done = await self._client.upload_part(**where, PartNumber=number, Body=data)
+                    parts.append({"PartNumber": number, "ETag": done["ETag"]})
+                    data = file.read(PART_BYTES)
+                await self._client.complete_multipart_upload(**where, MultipartUpload={"Parts": parts})
+            except BaseException:
+                await self._client.abort_multipart_upload(**where)
+                raise
+
+    async def _read(self, key: str, start: int, end: int) -> bytes:
+        answer = await self._client.get_object(
+            Bucket=self._settings.bucket, Key=key, Range=f"bytes={start}-{end - 1}"
+        )
+        async with answer["Body"] as body:
+            return bytes(await body.read())
+
+
+class Uploader:
+    """Uploads what is finished, oldest first; drops the local file afterwards if so set."""
+
+    def __init__(
+        self,
+        *,
+        settings: S3Settings,
+        classes: Callable[[], list[str]],
+        store: RecordingStore,
+        objects: ObjectStore,
+        guard: DiskGuard,
+    ) -> None:
+        self.uploaded = 0
+        self.uploaded_bytes = 0
+        self.failures = 0
+        self._settings = settings
+        self._classes = classes
+        self._store = store
+        self._objects = objects
+        self._guard = guard
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="recording-upload")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            pause_s = LOOK_S
+            try:
+                if not await self.upload_some():
+                    pause_s = BACKOFF_S
+            except SQLAlchemyError as error:
+                log.error("files to upload not looked for cause=%s", error)
+            await asyncio.sleep(pause_s)
+
+    async def upload_some(self) -> bool:
+        """Upload all that waits, some at a time. False when the storage failed."""
+        classes = self._settings.classes or self._classes()
+        while found := await self._store.to_upload(
+            classes,
+            disks=[d.disk_id for d in self._guard.disks.values()],
+            limit=self._settings.uploads_at_once,
+        ):
+            results = await asyncio.gather(*(self._upload(segment) for segment in found))
+            if not all(results):
+                return False
+        return True
+
+    async def _upload(self, segment: StoredSegment) -> bool:
+        info = segment.info
+        path, key = self._guard.path_of(info.disk_id, info.path), self._objects.key_of(segment)
+        if path is None:
+            return False
+        try:
+            await self._objects.upload(path, key)
+        except OSError as error:
+            self.failures += 1
+            log.error("recording not uploaded segment_id=%s cause=%s", info.segment_id, error)
+            return False
+        self.uploaded += 1
+        self.uploaded_bytes += info.bytes
+        keep = self._settings.keep_local
+        await self._store.set_location(info.segment_id, local=keep, remote_key=key)
+        if not keep:
+            await asyncio.to_thread(path.unlink, True)
+        return True
