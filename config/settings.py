@@ -190,6 +190,24 @@ class CascadeSettings(Section):
     ack_guard_s: Annotated[float, Field(gt=0)] = 32.0
 
 
+class PlaybackSettings(Section):
+    """Playing and downloading our own recordings."""
+
+    most: Annotated[int, Field(ge=1)] = 200
+    """Playings at the same time, those of upper platforms included."""
+    most_per_user: Annotated[int, Field(ge=1)] = 16
+    """The same for one user or one upper platform."""
+    idle_grace_s: Annotated[float, Field(ge=1)] = 30.0
+    """A playing that nobody watches ends after this time."""
+    end_grace_s: Annotated[float, Field(ge=0)] = 10.0
+    """So long an upper may take for its BYE (or a seek) after it was told that all was sent; then we send BYE."""
+    most_downloads: Annotated[int, Field(ge=1, le=100)] = 4
+    """Files being downloaded at the same time from one media node."""
+    longest_download_s: Annotated[int, Field(ge=60)] = 86400
+    download_speed_max: Annotated[int, Field(ge=1, le=64)] = 8
+    """Most that an upper gets of the downloadspeed it asks for."""
+
+
 class HttpSettings(Section):
     host: str = "0.0.0.0"
     port: PortNumber = 8080
@@ -228,6 +246,7 @@ class Settings(Section):
     catalog: CatalogSettings = CatalogSettings()
     media: MediaSettings = MediaSettings()
     cascade: CascadeSettings = CascadeSettings()
+    playback: PlaybackSettings = PlaybackSettings()
     http: HttpSettings = HttpSettings()
     metrics: MetricsSettings = MetricsSettings()
     storage: StorageSettings = StorageSettings()

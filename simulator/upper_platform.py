@@ -15,8 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
+
+from av import VideoFrame
 
 from simulator.upper_pull import MediaPort
+from sip import mansrtsp
 from sip.digest import DigestServer, Secret, Verdict
 from sip.endpoint import Endpoint, Identity, Incoming, InviteSession, Reply, Subscription
 from sip.errors import ParseError, RemoteError
@@ -34,12 +38,17 @@ from sip.manscdp import (
     DeviceStatusQuery,
     Edition,
     KeepaliveNotify,
+    MediaStatusNotify,
+    RecordInfoQuery,
+    RecordInfoResponse,
     decode,
     encode,
 )
+from sip.manscdp.media_status import FILE_SENT
+from sip.mansrtsp import PlayAnswer, PlayControl
 from sip.message import Request, Response
 from sip.observer import Observer
-from sip.sdp import SessionDescription, live_offer, parse
+from sip.sdp import SessionDescription, history_offer, live_offer, parse
 from sip.timers import Timers
 
 log = logging.getLogger(__name__)
@@ -125,6 +134,23 @@ class Pull:
     ssrc: int | None
     answered_s: float
     """Seconds from INVITE to 200."""
+    told_ends: list[str] = field(default_factory=list)
+    """Call-IDs of the dialogs in which MediaStatus 121 came, of all pulls of this upper."""
+
+    async def control(self, control: PlayControl) -> PlayAnswer:
+        """INFO with MANSRTSP in the dialog. Raises ParseError when the answer is no 200 with a MANSRTSP body."""
+        response = await self.session.request(
+            "INFO", body=control.to_bytes(), content_type=mansrtsp.CONTENT_TYPE
+        )
+        answer = mansrtsp.parse(response.body) if response.status == 200 else None
+        if not isinstance(answer, PlayAnswer):
+            raise ParseError(f"INFO answered {response.status}", status=response.status)
+        return answer
+
+    @property
+    def ended_sending(self) -> bool:
+        """The lower platform said that all was sent (MediaStatus 121 in this dialog)."""
+        return self.session.call_id in self.told_ends
 
     async def close(self) -> None:
         """BYE and release of the port."""
@@ -182,9 +208,12 @@ class UpperPlatform:
         """Why subscriptions ended without the upper's will."""
         self.refused = Counter[str]()
         self.pulls: list[Pull] = []
+        self.told_ends: list[str] = []
+        """Call-IDs of dialogs in which MediaStatus 121 came."""
         self._port = port
         self._digest = DigestServer()
         self._collectors: dict[int, _Collector] = {}
+        self._record_parts: dict[int, asyncio.Queue[RecordInfoResponse]] = {}
         self._answers: dict[tuple[str, int], asyncio.Future[Body]] = {}
         self._subscriptions: list[Subscription] = []
         self._sn = secrets.randbelow(1000) + 1
@@ -360,7 +389,7 @@ class UpperPlatform:
             self.faults.silent_messages -= 1
             await asyncio.sleep(3600)
         user = incoming.request.from_.uri.user
-        if user not in self.lowers:
+        if user not in self.lowers and incoming.session is None:  # in a dialog the channel is the sender
             self.refused["message"] += 1
             return Reply(403)
         if self.faults.message_status != 200:
@@ -370,7 +399,8 @@ class UpperPlatform:
         except RemoteError as error:
             self.refused["body"] += 1
             return Reply(error.status)
-        self.lowers[user].flow = incoming.flow
+        if user in self.lowers:
+            self.lowers[user].flow = incoming.flow
         self._take(body, incoming)
         return Reply(200)
 
@@ -379,6 +409,10 @@ class UpperPlatform:
             self.messages.append((body, incoming))
         if isinstance(body, KeepaliveNotify):
             self.heartbeats.append((time.monotonic(), body))
+        elif isinstance(body, MediaStatusNotify) and body.notify_type == FILE_SENT:
+            self.told_ends.append(incoming.request.call_id)
+        elif isinstance(body, RecordInfoResponse) and body.sn in self._record_parts:
+            self._record_parts[body.sn].put_nowait(body)
         elif isinstance(body, CatalogResponse) and body.sn in self._collectors:
             collector = self._collectors[body.sn]
             collector.parts.append(body)
@@ -565,9 +599,67 @@ class UpperPlatform:
         section = answer.first("video")
         if transport == "tcp_active" and section is not None:
             media.start((answer.address, section.port))
-        pull = Pull(session, media, answer, chosen, answered)
+        pull = Pull(session, media, answer, chosen, answered, self.told_ends)
         self.pulls.append(pull)
         return pull
+
+    async def query_records(
+        self,
+        channel_id: str,
+        start: datetime,
+        end: datetime,
+        *,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        **filters: Any,
+    ) -> list[RecordInfoResponse]:
+        """Ask what is recorded; the parts of the answer as they came. Raises TimeoutError when one is missing."""
+        query = RecordInfoQuery(
+            sn=self.next_sn(), device_id=channel_id, start_time=start, end_time=end, **filters
+        )
+        queue = self._record_parts[query.sn] = asyncio.Queue()
+        parts: list[RecordInfoResponse] = []
+        try:
+            response = await self.send(query)
+            if response.status != 200:
+                raise ParseError(f"RecordInfo answered {response.status}", status=response.status)
+            async with asyncio.timeout(timeout_s):
+                while not parts or sum(len(part.items) for part in parts) < parts[0].sum_num:
+                    parts.append(await queue.get())
+        finally:
+            del self._record_parts[query.sn]
+        return parts
+
+    async def play_back(
+        self,
+        channel_id: str,
+        start: datetime,
+        end: datetime,
+        transport: str = "udp",
+        *,
+        name: str = "Playback",
+        download_speed: int | None = None,
+        record_type: int = 0,
+        ssrc: int | None = None,
+        on_frame: Callable[[VideoFrame], None] | None = None,
+        timeout_s: float = 30.0,
+    ) -> Pull:
+        """Play (or download) what was recorded. Raises Rejected with the gateway's answer."""
+        media = MediaPort(transport, self.host)
+        media.on_frame = on_frame
+        if transport != "tcp_active":
+            media.start()
+        chosen = 1_100_000_000 + secrets.randbelow(10_000) if ssrc is None else ssrc
+        offer = history_offer(
+            self.offer(media, transport, chosen), name=name, source_id=channel_id, record_type=record_type,
+            start_unix=int(start.timestamp()), end_unix=int(end.timestamp()), download_speed=download_speed,
+        )  # fmt: skip
+        try:
+            return await self._invite(
+                channel_id, transport, media, True, chosen, "", None, offer.to_bytes(), timeout_s, []
+            )
+        except BaseException:
+            await media.close()
+            raise
 
     async def ptz(
         self, channel_id: str, digits: str, *, headers: list[tuple[str, str]] | None = None

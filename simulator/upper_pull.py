@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -73,6 +74,8 @@ class MediaPort:
             raise ValueError(f"no transport: {transport}")
         self.transport = transport
         self.stats = PullStats()
+        self.on_frame: Callable[[av.VideoFrame], None] | None = None
+        """Called for each decoded picture, in the receiving thread."""
         self._keep = keep
         self._file: BinaryIO | None = None
         self._stop = threading.Event()
@@ -273,5 +276,7 @@ class MediaPort:
             for frame in self._decoder.decode(av.Packet(unit.data)):
                 stats.frames += 1
                 stats.width, stats.height = frame.width, frame.height
+                if self.on_frame is not None:
+                    self.on_frame(frame)
         except FFmpegError:
             stats.decode_errors += 1

@@ -48,7 +48,7 @@ class PlayControl:
         if self.method == "PAUSE":
             lines.append("PauseTime: now")
         if self.scale is not None:
-            lines.append(f"Scale: {self.scale:.2f}" if self.scale * 10 % 1 else f"Scale: {self.scale:.1f}")
+            lines.append(_scale_line(self.scale))
         if self.range is not None:
             lines.append(f"Range: {self.range}")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
@@ -68,7 +68,7 @@ class PlayAnswer:
     def to_bytes(self) -> bytes:
         lines = [f"RTSP/1.0 {self.status} {self.reason}", f"CSeq: {self.cseq}"]
         if self.scale is not None:
-            lines.append(f"Scale: {self.scale:.1f}")
+            lines.append(_scale_line(self.scale))
         if self.range is not None:
             lines.append(f"Range: {self.range}")
         if self.rtp_info:
@@ -134,6 +134,10 @@ def parse(data: bytes) -> PlayControl | PlayAnswer:
     if request is None or request[1].upper() not in METHODS:
         raise ParseError("no MANSRTSP start line", label="mansrtsp")
     return PlayControl(request[1].upper(), number, scale=scale, range=place)
+
+
+def _scale_line(scale: float) -> str:
+    return f"Scale: {scale:.2f}" if scale * 10 % 1 else f"Scale: {scale:.1f}"
 
 
 def _scale(text: str | None) -> float | None:

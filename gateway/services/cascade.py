@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from random import Random
@@ -27,12 +28,13 @@ from gateway.events import (
 from gateway.model import Platform, PlatformStatus, Share
 from gateway.peers import Peer
 from gateway.registry import Registry
-from gateway.services.cascade_control import UpperCommands
+from gateway.services.cascade_control import UpperCommands, upper_user
 from gateway.services.cascade_ids import IdMap, Key
 from gateway.services.cascade_invite import ContactWriter, InviteRelay, subject_parts
 from gateway.services.cascade_items import ItemWriter
 from gateway.services.cascade_journal import UpperJournal
 from gateway.services.cascade_link import Requester, UpperLink
+from gateway.services.cascade_records import UpperRecords
 from gateway.services.cascade_route import DomainRoutes, Subscriber
 from gateway.services.cascade_upper import Upper
 from gateway.services.provisioning import configured_platform
@@ -50,6 +52,7 @@ from sip.manscdp import (
     DeviceInfoResponse,
     DeviceStatusQuery,
     DeviceStatusResponse,
+    RecordInfoQuery,
     decode,
 )
 from sip.message import Response
@@ -141,6 +144,8 @@ class Cascade:
         self._changing = asyncio.Lock()
         self.media_server: MediaServerRole | None = None
         """Takes INVITEs without SDP that are meant for a media server, not for a channel (G229)."""
+        self.records_of: UpperRecords | None = None
+        """Answers what is recorded; without it such queries are refused."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._unsubscribe: list[Callable[[], None]] = []
 
@@ -380,11 +385,13 @@ class Cascade:
         dispatch = self._dispatch
         dispatch.on_method("INVITE", "upper")(self._invite)
         dispatch.on_method("SUBSCRIBE", "upper")(self._subscribe)
+        dispatch.on_method("INFO", "upper")(self._info)
         dispatch.on(CatalogQuery, "upper")(self._catalog)
         dispatch.before(DeviceControl, "upper")(self._check_control)
         dispatch.on(DeviceControl, "upper")(self._control)
         dispatch.on(DeviceInfoQuery, "upper")(self._device_info)
         dispatch.on(DeviceStatusQuery, "upper")(self._device_status)
+        dispatch.on(RecordInfoQuery, "upper")(self._records)
         dispatch.on_other("upper")(self._other)
 
     def _of(self, peer: Peer) -> Upper | None:
@@ -400,6 +407,9 @@ class Cascade:
             return await self.media_server.invite(peer.id, incoming)
         tree = await upper.tree_with([subject_parts(incoming)[0]])
         return await self.relay.invite(upper.link, tree, incoming)
+
+    async def _info(self, peer: Peer, incoming: Incoming) -> Reply | None:
+        return await self.relay.info(incoming) if self._of(peer) is not None else Reply(403)
 
     async def _subscribe(self, peer: Peer, incoming: Incoming) -> Reply | None:
         upper = self._of(peer)
@@ -452,6 +462,19 @@ class Cascade:
         if upper is None:
             return None
         return self._commands.device_status(await upper.tree_with([query.device_id]), query)
+
+    async def _records(self, peer: Peer, query: RecordInfoQuery, incoming: Incoming) -> Body | None:
+        """Our own recordings, in parts; what is not recorded here is refused."""
+        upper = self._of(peer)
+        refused = self._commands.refuse(query)
+        records = self.records_of
+        if upper is None or records is None:
+            return refused
+        who = upper_user(upper.link, incoming.request.headers.get("Monitor-User-Identity") or "")
+        tree = await upper.tree_with([query.device_id])
+        answer = functools.partial(records.answer, upper.link, upper.answers, tree, query, who, refused)
+        upper.answers.spawn(query, answer)
+        return None
 
     async def _other(self, peer: Peer, body: Body, incoming: Incoming) -> Body | None:
         log.info("upper sent what nobody serves platform_id=%s cmd_type=%s", peer.id, body.cmd_type[:32])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from typing import Any
 
 from gateway.services.cascade_items import ItemWriter
 from gateway.services.cascade_link import UpperLink
@@ -39,13 +40,18 @@ class CatalogAnswers:
 
     def start(self, query: CatalogQuery, tree: Tree) -> None:
         """Answer in the background. A query more than the queue holds is dropped and counted."""
+        self.spawn(query, lambda: self._answer(query, tree))
+
+    def spawn(self, query: Body, answer: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """The same for an answer of another kind."""
         if len(self._tasks) >= AT_ONCE + MOST_WAITING:
             self.refused += 1
             log.warning(
-                "catalog query dropped platform_id=%s sn=%d", self._link.platform.platform_id, query.sn
+                "query dropped platform_id=%s cmd_type=%s sn=%d",
+                *(self._link.platform.platform_id, query.cmd_type, query.sn),
             )
             return
-        task = asyncio.create_task(self._answer(query, tree))
+        task = asyncio.create_task(answer())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -57,8 +63,7 @@ class CatalogAnswers:
 
     async def _answer(self, query: CatalogQuery, tree: Tree) -> None:
         entries = added_within(tree.select(query.device_id), query.start_time, query.end_time)
-        async with self._slots:
-            parts = await self._send_all(query, entries)
+        parts = await self.send_list(len(entries), lambda start, end: self._part(query, entries, start, end))
         log.info(
             "catalog answered platform_id=%s sn=%d target=%s entries=%d parts=%d",
             self._link.platform.platform_id,
@@ -68,15 +73,20 @@ class CatalogAnswers:
             parts,
         )
 
-    async def _send_all(self, query: CatalogQuery, entries: Sequence[Entry]) -> int:
-        """Returns how many parts the upper took."""
-        target, size, pause_s = self._way(len(entries))
-        total = len(entries)
+    def _part(self, query: CatalogQuery, entries: Sequence[Entry], start: int, end: int) -> CatalogResponse:
+        items = [self._items.full(entry) for entry in entries[start:end]]
+        return CatalogResponse(sn=query.sn, device_id=query.device_id, sum_num=len(entries), items=items)
+
+    async def send_list(self, total: int, part: Callable[[int, int], Body]) -> int:
+        """Send ``total`` entries in parts (``part(first, end)``), in turn with other answers; parts the upper took."""
+        async with self._slots:
+            return await self._send_all(total, part)
+
+    async def _send_all(self, total: int, part_of: Callable[[int, int], Body]) -> int:
+        target, size, pause_s = self._way(total)
         starts = range(0, total, size) if total else (0,)
         for done, start in enumerate(starts):
-            items = [self._items.full(entry) for entry in entries[start : start + size]]
-            part = CatalogResponse(sn=query.sn, device_id=query.device_id, sum_num=total, items=items)
-            if not await self._send(part, target):
+            if not await self._send(part_of(start, start + size), target):
                 self.abandoned += 1
                 return done
             if pause_s and start + size < total:
@@ -99,7 +109,7 @@ class CatalogAnswers:
                 response = await self._link.message(part, target=target)
             except RemoteError as error:
                 log.info(
-                    "catalog part unanswered platform_id=%s sn=%d attempt=%d cause=%s",
+                    "answer part unanswered platform_id=%s sn=%d attempt=%d cause=%s",
                     self._link.platform.platform_id,
                     part.sn,
                     attempt + 1,
@@ -110,5 +120,5 @@ class CatalogAnswers:
                 return True
             if response.status < 500:
                 break
-        log.warning("catalog answer abandoned platform_id=%s sn=%d", self._link.platform.platform_id, part.sn)
+        log.warning("answer abandoned platform_id=%s sn=%d", self._link.platform.platform_id, part.sn)
         return False

@@ -140,7 +140,7 @@ class UpperCommands:
         right = right_for(body)
         if right in link.platform.rights:
             return None
-        who = _who(link, incoming.request.headers.get("Monitor-User-Identity") or "")
+        who = upper_user(link, incoming.request.headers.get("Monitor-User-Identity") or "")
         self._note(who, f"upper.{right}", body.device_id, "forbidden", body.ptz_cmd)
         detail = f"no right to {right} on {body.device_id}"
         self._bus.publish(
@@ -150,7 +150,7 @@ class UpperCommands:
 
     async def control(self, link: UpperLink, tree: Tree, body: DeviceControl, incoming: Incoming) -> None:
         """Take one control in. Commands for one channel keep their order; other channels do not wait for it."""
-        who = _who(link, incoming.request.headers.get("Monitor-User-Identity") or "")
+        who = upper_user(link, incoming.request.headers.get("Monitor-User-Identity") or "")
         entry = tree.entries.get(body.device_id)
         if entry is None or not entry.ways:
             self._note(who, _action(body), body.device_id, "not_found", body.ptz_cmd)
@@ -301,7 +301,7 @@ class UpperCommands:
         )
 
 
-def _who(link: UpperLink, user_identity: str) -> str:
+def upper_user(link: UpperLink, user_identity: str) -> str:
     """Name in the audit log: the upper, and the user it names with our own code in front (8.3, G268)."""
     who = f"platform:{link.platform.platform_id}"
     return f"{who} {link.identity.user}-{user_identity.strip()[:128]}" if user_identity.strip() else who

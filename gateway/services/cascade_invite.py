@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,16 +18,18 @@ from typing import Protocol
 from config.settings import CascadeSettings
 from gateway.clock import Clock
 from gateway.events import EventBus, FirstPicture
-from gateway.model import ChannelKind, Platform
+from gateway.model import ChannelKind, Platform, SessionKind
+from gateway.services.cascade_ids import Key
 from gateway.services.cascade_journal import UpperJournal
 from gateway.services.cascade_link import UpperLink
+from gateway.services.cascade_playback import HistoryWish, history_wish
 from gateway.services.cascade_tree import Entry, Tree
 from gateway.services.errors import PlayFailed
 from gateway.services.session_address import MediaAddress
 from gateway.services.session_record import LiveSession
 from media.client import MediaError
 from media.specs import SenderEnded, SenderInfo, SenderSpec, StreamStats, Transport
-from sip.endpoint import IncomingInvite, InviteSession, Reply
+from sip.endpoint import Incoming, IncomingInvite, InviteSession, Reply
 from sip.errors import AckMissing, ParseError, RemoteError
 from sip.flow import Flow, Target
 from sip.ids import SsrcExhausted, SsrcPool
@@ -85,6 +87,16 @@ class Player(Protocol):
     def find(self, device_id: str, channel_id: str, stream_number: int = 0) -> LiveSession | None: ...
 
 
+class History(Protocol):
+    """What the relay needs of gateway.services.cascade_playback.UpperPlayback."""
+
+    async def open(
+        self, ways: Sequence[Key], wish: HistoryWish, relay: Relay, link: UpperLink, undo: AsyncExitStack
+    ) -> tuple[LiveSession, int]: ...
+
+    async def request(self, call_id: str, incoming: Incoming) -> Reply: ...
+
+
 class ContactWriter(Protocol):
     """Who we are toward a destination (sip.core.SipCore)."""
 
@@ -127,6 +139,8 @@ class _Wish:
     offer: Offer
     serial: str
     stream_number: int
+    history: HistoryWish | None = None
+    """None: a live picture."""
 
 
 @dataclass(slots=True)
@@ -164,6 +178,8 @@ class InviteRelay:
         self.counts = RelayCounts()
         self.journal: UpperJournal | None = None
         """Set by the cascade: calls with uppers that must be ended after a crash."""
+        self.history: History | None = None
+        """Set by app.py: plays recordings for uppers."""
 
     def relays(self, platform_id: str) -> list[Relay]:
         """Relays to one upper, those being opened included."""
@@ -221,6 +237,12 @@ class InviteRelay:
         else:
             relay.dialog.ended.add_done_callback(lambda ended: self.end(relay, _dialog_cause(ended)))
 
+    async def info(self, incoming: Incoming) -> Reply:
+        """INFO in the dialog of a playback or download. It may come before our task has seen the ACK."""
+        if incoming.session is None or self.history is None:
+            return Reply(481)
+        return await self.history.request(incoming.request.call_id, incoming)
+
     # -- what is asked ---------------------------------------------------------------------------------------
 
     def _understand(self, platform: Platform, tree: Tree, incoming: IncomingInvite) -> _Wish:
@@ -230,7 +252,8 @@ class InviteRelay:
         right = _RIGHTS.get(name, "play")
         if right not in platform.rights:
             raise Refused(f"no right to {right}", status=403)
-        if offer is None or right != "play":
+        history = history_wish(name, offer) if offer is not None and self.history is not None else None
+        if offer is None or (right != "play" and history is None):
             raise SdpUnacceptable(f"{name} is not served", label="session_name")
         candidates = channel_candidates(incoming, offer)
         entry = next(
@@ -246,7 +269,7 @@ class InviteRelay:
         if entry is None:
             raise Refused(f"no shared channel among {candidates}", status=404)
         serial = subject_parts(incoming)[1]
-        return _Wish(entry, offer, serial, offer.stream_number or 0)
+        return _Wish(entry, offer, serial, offer.stream_number or 0, history)
 
     async def _make_room(self, platform: Platform, wish: _Wish) -> None:
         """End what the same Subject replaces (2022 annex L, 2016 K c), then look at the limit. Raises Refused(486)."""
@@ -275,12 +298,17 @@ class InviteRelay:
         began: float,
     ) -> None:
         """Picture, sender, 200, ACK, go. Everything taken is given back by ``undo``."""
-        session = await self._picture(relay, wish, undo, began)
+        filesize: int | None = None
+        if wish.history is not None and self.history is not None:
+            session, size = await self.history.open(wish.entry.ways, wish.history, relay, link, undo)
+            filesize = size if wish.history.kind is SessionKind.DOWNLOAD else None
+        else:
+            session = await self._picture(relay, wish, undo, began)
         self._attach(relay, session, undo)
         if session.node is None:
             raise Refused("the session has no node", status=503)
         client = session.node.client
-        ssrc = self._ssrc(link.platform, wish.offer.ssrc, undo)
+        ssrc = self._ssrc(link.platform, wish, undo)
         payload = relay_payload(wish.offer, session)
         sender = await client.open_sender(
             SenderSpec(
@@ -295,7 +323,7 @@ class InviteRelay:
         )
         undo.push_async_callback(_close_sender, session, relay.relay_id)
         stats = await client.stream(session.stream_id)
-        answer = self._answer(wish.offer, link, incoming.flow, stats, sender, ssrc, payload)
+        answer = self._answer(wish.offer, link, incoming.flow, stats, sender, ssrc, payload, filesize)
         if relay.over:
             raise Refused(f"ended while being opened: {relay.over}", status=480)
         async with asyncio.timeout(self._settings.ack_guard_s):
@@ -361,11 +389,13 @@ class InviteRelay:
 
         undo.callback(detach)
 
-    def _ssrc(self, platform: Platform, offered: int | None, undo: AsyncExitStack) -> int:
+    def _ssrc(self, platform: Platform, wish: _Wish, undo: AsyncExitStack) -> int:
         """The upper's own value, or one of ours that is never 0 and rests after use (annex G note 16, quirk 28)."""
+        offered = wish.offer.ssrc
         if offered and platform.ssrc_policy == "echo":
             return offered
-        ssrc = self._ssrc_pool.lease("live", self._clock.mono())
+        kind = "live" if wish.history is None else "history"
+        ssrc = self._ssrc_pool.lease(kind, self._clock.mono())
         undo.callback(lambda: self._ssrc_pool.release(ssrc, self._clock.mono()))
         return ssrc
 
@@ -378,6 +408,7 @@ class InviteRelay:
         sender: SenderInfo,
         ssrc: int,
         payload: Payload,
+        filesize: int | None,
     ) -> bytes:
         """SDP upward: our code, our media address, the way of the stream is not told (G195, G259)."""
         answer = relay_answer(
@@ -388,6 +419,7 @@ class InviteRelay:
             ssrc=ssrc,
             payload=payload,
             format_text=format_text(stats, edition_2022=link.edition.value >= "3"),
+            filesize=filesize,
         )
         return answer.to_bytes()
 

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.model import SessionInfo, SessionState
+from gateway.model import SessionInfo, SessionKind, SessionState
 from gateway.services.errors import PlayFailed
 from gateway.services.nodes import NodeHandle
 from media.specs import PayloadFormat, StreamReady
@@ -69,6 +69,11 @@ class LiveSession:
     @property
     def stream_id(self) -> str:
         return self.info.stream_id
+
+    @property
+    def live(self) -> bool:
+        """The camera's own picture now. A recording says nothing about its camera and does not end with it."""
+        return self.info.kind is SessionKind.LIVE
 
     @property
     def streaming(self) -> bool:

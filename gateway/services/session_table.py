@@ -55,14 +55,14 @@ class SessionTable:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def admit(self, key: LiveKey, work: Work) -> LiveSession:
+    def admit(self, key: LiveKey, work: Work, *, kind: SessionKind = SessionKind.LIVE) -> LiveSession:
         """A new session under ``key``, opened by ``work``; ``session.opening`` ends when it is open or has failed."""
         now = self._clock.mono()
         info = SessionInfo(
             session_id=secrets.token_hex(8),
             device_id=key[0],
             channel_id=key[1],
-            kind=SessionKind.LIVE,
+            kind=kind,
             state=SessionState.OPENING,
             stream_id="",
             node_id="",
@@ -107,7 +107,8 @@ class SessionTable:
         info.state = SessionState.STREAMING
         info.first_picture_s = now - session.opened_mono
         session.touched_mono = session.proof_mono = now
-        self._registry.media_proof(info.device_id, info.channel_id)
+        if session.live:
+            self._registry.media_proof(info.device_id, info.channel_id)
         self._bus.publish(SessionStarted(info))
         self._bus.publish(FirstPicture(info.kind.value, info.first_picture_s))
         log.info(

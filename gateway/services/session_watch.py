@@ -21,6 +21,7 @@ from media.specs import (
     KeyFrameWanted,
     NodeEvent,
     NodeStats,
+    PlaybackEnded,
     SenderEnded,
     StreamFault,
     StreamIdle,
@@ -81,6 +82,7 @@ class SessionWatch:
         self.key_frame: KeyFrameSender | None = None
         self.on_sender_ended: Callable[[SenderEnded], None] | None = None
         self.on_viewer_event: ViewerListener | None = None
+        self.on_playback_ended: list[Callable[[LiveSession, PlaybackEnded], None]] = []
         self.ghosts_closed = 0
         """Streams a node still had although no session owns them (quirk 33)."""
 
@@ -116,7 +118,7 @@ class SessionWatch:
 
     def _device_offline(self, event: DeviceOffline) -> None:
         """Its media are released with it (annex K b, G231)."""
-        for session in [s for s in self._table.sessions.values() if s.info.device_id == event.device_id]:
+        for session in [s for s in self._table.sessions.values() if s.live and s.info.device_id == event.device_id]:
             self._table.end(session, "device_offline")
 
     def node_event(self, node: NodeHandle, event: NodeEvent) -> None:
@@ -142,8 +144,11 @@ class SessionWatch:
             self._stream_lost(session, event.cause)
         elif isinstance(event, StreamIdle):
             self._stream_idle(session)
+        elif isinstance(event, PlaybackEnded):
+            for told in self.on_playback_ended:
+                told(session, event)
         elif isinstance(event, KeyFrameWanted):
-            if self.key_frame is not None:
+            if self.key_frame is not None and session.live:
                 self._table.spawn(self._want_key_frame(self.key_frame, session), f"key-{session.key[1]}")
         elif isinstance(event, StreamFault):
             log.warning(
@@ -191,7 +196,8 @@ class SessionWatch:
             return
         session.missing_beats = 0
         session.info.viewers = stats.viewers
-        if stats.packets > session.packets_seen and now - session.proof_mono >= PROOF_INTERVAL_S:
+        proven = session.live and stats.packets > session.packets_seen
+        if proven and now - session.proof_mono >= PROOF_INTERVAL_S:
             session.proof_mono = now
             self._registry.media_proof(session.info.device_id, session.info.channel_id)
         session.packets_seen = stats.packets
@@ -207,7 +213,9 @@ class SessionWatch:
             del self.viewers[viewer_id]
         for session in [s for s in self._table.sessions.values() if s.node is node]:
             watched = session.info.viewers or session.watchers or session.waiting
-            session.moving = bool(watched) and session.streaming and self._unsubscribe is not None
+            session.moving = (
+                session.live and bool(watched) and session.streaming and self._unsubscribe is not None
+            )
             ending = self._table.end(session, "node_lost")
             if session.moving:
                 self._table.spawn(self._reopen(session, ending), f"reopen-{session.key[1]}")

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from config.settings import MediaSettings
 from gateway.clock import Clock
 from gateway.events import DeviceOnline, EventBus
-from gateway.model import Device, SessionInfo
+from gateway.model import Device, SessionInfo, SessionKind
 from gateway.registry import Registry
 from gateway.services.errors import PlayCause, PlayFailed
 from gateway.services.nodes import NodeHandle, Nodes
@@ -29,7 +29,7 @@ from gateway.services.session_table import SessionTable, Work
 from gateway.services.session_watch import KeyFrameSender, SessionWatch, ViewerListener
 from media import tickets
 from media.errors import MediaError
-from media.specs import SenderEnded, Transport, WebRtcOffer
+from media.specs import PlaybackEnded, SenderEnded, Transport, WebRtcOffer
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ Rungs = list[Rung]
 Tries = list[tuple[Rung, PlayFailed]]
 Infos = list[SessionInfo]
 SenderListener = Callable[[SenderEnded], None]
+PlaybackListener = Callable[[LiveSession, PlaybackEnded], None]
 
 
 class Sessions:
@@ -86,9 +87,10 @@ class Sessions:
         key_frame: KeyFrameSender | None = None,
         sender_ended: SenderListener | None = None,
         viewer_event: ViewerListener | None = None,
+        playback_ended: PlaybackListener | None = None,
     ) -> None:
         """Tell the services that also need the sessions: who asks for key frames, who hears of ended relays, who
-        answers viewers that ask a node by themselves.
+        answers viewers that ask a node by themselves, who hears of recordings played to their end.
         """
         if key_frame is not None:
             self._watch.key_frame = key_frame
@@ -96,6 +98,8 @@ class Sessions:
             self._watch.on_sender_ended = sender_ended
         if viewer_event is not None:
             self._watch.on_viewer_event = viewer_event
+        if playback_ended is not None:
+            self._watch.on_playback_ended.append(playback_ended)
 
     async def start(self) -> None:
         """Listen to nodes and devices, and end the dialogs that a crash left behind (G237)."""
@@ -189,9 +193,9 @@ class Sessions:
             return device
         raise self._table.failed(PlayFailed(cause, detail), device_id, channel_id)
 
-    def admit(self, key: LiveKey, work: Work) -> LiveSession:
+    def admit(self, key: LiveKey, work: Work, *, kind: SessionKind = SessionKind.LIVE) -> LiveSession:
         """A session that ``work`` opens, for services with other ways to get a picture. See SessionTable.admit."""
-        return self._table.admit(key, work)
+        return self._table.admit(key, work, kind=kind)
 
     def end(self, session: LiveSession, cause: str) -> asyncio.Task[None]:
         """The one way out of a session. See SessionTable.end."""
@@ -207,6 +211,10 @@ class Sessions:
         Raises PlayFailed, or MediaError(unsupported) when the browser cannot take the codec: use fMP4 then.
         """
         session = await self.play(device_id, channel_id, stream_number=stream_number)
+        return await self.attach_webrtc(session, offer_sdp)
+
+    async def attach_webrtc(self, session: LiveSession, offer_sdp: str) -> tuple[str, str]:
+        """A WebRTC viewer for a session that runs: ``(viewer_id, answer SDP)``. PlayFailed, MediaError."""
         node = self._node_of(session)
         viewer_id = secrets.token_hex(8)
         host = str(self._settings.host) if self._settings.host is not None else None

@@ -327,4 +327,3 @@ def make(spec: InputSpec, stream: Stream, host: InputHost) -> UnitSource:
     if not isinstance(spec, RecordingInput):
         raise MediaError("bad_request", "no record of a recording")
     return RecordingSource(spec, stream, host)
-

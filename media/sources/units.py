@@ -30,6 +30,7 @@ class PsPackets:
     def __init__(self) -> None:
         self.index = 0
         self._muxer: PsMuxer | None = None
+        self._stamp = -1
         self._video: Codec | None = None
         self._audio: Codec | None = None
 
@@ -51,15 +52,17 @@ class PsPackets:
             self.expect(self._video, unit.codec)
         if self._muxer is None:
             return None
+        # Two frames never share an RTP timestamp (2022 4.3.6), even when sound and picture are of one moment.
+        self._stamp = unit.pts + (unit.pts == self._stamp)
         packets = rtp.RtpPacketizer(0, PAYLOAD_TYPE, PACKET_BYTES, sequence=self.index & 0xFFFF).packets(
-            self._muxer.mux(unit), unit.pts
+            self._muxer.mux(unit), self._stamp
         )
         stride = rtp.HEADER_SIZE + PACKET_BYTES
         buffer = bytearray(b"".join(packets))
         sizes = [len(packet) for packet in packets]
         run = Run(
             buffer, memoryview(buffer), range(0, len(sizes) * stride, stride), sizes,
-            [unit.pts & 0xFFFFFFFF] * len(sizes), index=self.index, payload_type=PAYLOAD_TYPE,
+            [self._stamp & 0xFFFFFFFF] * len(sizes), index=self.index, payload_type=PAYLOAD_TYPE,
             arrival=unit.arrival_mono, stride=stride,
         )  # fmt: skip
         self.index += len(sizes)
