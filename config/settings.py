@@ -125,6 +125,15 @@ class MediaSettings(Section):
     first_picture_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     no_rtp_timeout_s: Annotated[float, Field(gt=0)] = 15.0
     webrtc_port: PortNumber | None = 24000
+    webrtc_port_min: PortNumber = 24000
+    webrtc_port_max: PortNumber = 24999
+    decode_workers: Annotated[int, Field(ge=1, le=32)] = 2
+    """Processes per node that decode key frames for snapshots."""
+    transport: Literal["udp", "tcp_passive", "tcp_active"] = "tcp_passive"
+    """Default toward devices; each device can have its own."""
+    invite_timeout_s: Annotated[float, Field(gt=0)] = 15.0
+    first_picture_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    no_rtp_timeout_s: Annotated[float, Field(gt=0)] = 15.0
     """One UDP port for all WebRTC viewers of the first node; node n listens on webrtc_port + n."""
     rtsp_port: PortNumber | None = 8554
     """RTSP of the first node; node n listens on rtsp_port + n. Empty or 0: off."""

@@ -1,7 +1,8 @@
-"""Decoding in a worker process: a key frame in, a JPEG out. A decoder that crashes or hangs costs one picture.
+"""Decoding in worker processes: a key frame in, a JPEG out. A decoder that crashes or hangs costs one picture.
 
-The worker is ``python -m media.decode``, fed by its standard input, one job at a time; it ends with its parent.
+A worker is ``python -m media.decode``, fed by its standard input, one job at a time; it ends with its parent.
 Job: codec (1 byte), JPEG quality (1), length (4, big endian), access unit. Answer: status (1), length (4), bytes.
+Each worker may use only so much memory, each job only so much processor time; both are set by the worker itself.
 """
 
 from __future__ import annotations
@@ -12,36 +13,107 @@ import io
 import os
 import struct
 import sys
+import time
+from dataclasses import dataclass
 from typing import BinaryIO, cast
 
+from media import nal
 from media.errors import MediaError
 from media.unit import Codec
 
 JPEG_QUALITY = 85
 MAX_WAITING = 16
+"""Jobs that wait for a worker or are with one."""
 MAX_UNIT_BYTES = 16 * 1024 * 1024
+MAX_PIXELS = 8192 * 4608
+"""8K. Parameter sets that promise more are not worth the memory: nobody sends such pictures, but anybody can say so."""
+MEMORY_LIMIT_BYTES = 1 << 30
+JOB_CPU_S = 5
+JOBS_PER_WORKER = 500
+"""Then a worker makes place for a fresh one: whatever a decoder leaks is given back."""
+
 _JOB = struct.Struct(">BBI")
 _ANSWER = struct.Struct(">BI")
 _CODECS = {Codec.H264: 1, Codec.H265: 2}
 _DECODERS = {1: "h264", 2: "hevc"}
-_MEMORY_LIMIT_BYTES = 3 << 30
 _GOOD, _BAD = 0, 1
+_COMMAND = (sys.executable, "-m", "media.decode")
 
 
-class PictureDecoder:
-    """Owner of the worker process. Start is lazy; after a crash or a timeout the next job gets a new worker."""
+@dataclass(slots=True)
+class DecodeCounters:
+    """Since the start. ``refused``: too many waited; ``oversized``: too many pixels or bytes; ``crashed`` and
+    ``late``: workers lost with one picture each; ``recycled``: workers that had done their share.
+    """
 
-    def __init__(self, command: tuple[str, ...] = (sys.executable, "-m", "media.decode")) -> None:
+    jobs: int = 0
+    refused: int = 0
+    oversized: int = 0
+    crashed: int = 0
+    late: int = 0
+    recycled: int = 0
+
+
+class _Worker:
+    """One process. Used by one job at a time; a worker that did not answer in full is never used again."""
+
+    def __init__(self, command: tuple[str, ...]) -> None:
         self._command = command
-        self._process: asyncio.subprocess.Process | None = None
-        self._turn = asyncio.Lock()
+        self.process: asyncio.subprocess.Process | None = None
+        self.jobs = 0
+
+    async def run(self, job: bytes) -> tuple[int, bytes]:
+        """Status and answer. ConnectionError, IncompleteReadError or OSError when the process is lost or cannot start."""
+        process = self.process
+        if process is None or process.returncode is not None:
+            self.jobs = 0
+            process = self.process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            )
+        if process.stdin is None or process.stdout is None:
+            raise ConnectionError("the decoder has no pipes")
+        self.jobs += 1
+        process.stdin.write(job)
+        await process.stdin.drain()
+        status, length = _ANSWER.unpack(await process.stdout.readexactly(_ANSWER.size))
+        return status, await process.stdout.readexactly(length)
+
+    async def end(self) -> None:
+        process, self.process = self.process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+class DecodePool:
+    """Owner of the worker processes. They start when there is work; a lost one is replaced at the next job."""
+
+    def __init__(
+        self,
+        workers: int = 2,
+        *,
+        command: tuple[str, ...] = _COMMAND,
+        jobs_per_worker: int = JOBS_PER_WORKER,
+    ) -> None:
+        self.counters = DecodeCounters()
+        self.workers = workers
+        self._all = [_Worker(command) for _ in range(workers)]
+        # Last in, first out: when there is little to do, one worker does it and the others need not start.
+        self._free: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
+        for worker in self._all:
+            self._free.put_nowait(worker)
+        self._jobs_per_worker = jobs_per_worker
         self._waiting = 0
-        self.restarts = 0
-        """Workers lost to crashes and timeouts."""
 
     @property
-    def pid(self) -> int | None:
-        return None if self._process is None else self._process.pid
+    def pids(self) -> list[int]:
+        """Of the workers that run now."""
+        return [worker.process.pid for worker in self._all if worker.process is not None]
+
+    @property
+    def waiting(self) -> int:
+        return self._waiting
 
     async def jpeg(
         self, codec: Codec, unit: bytes, *, timeout_s: float = 8.0, quality: int = JPEG_QUALITY
@@ -53,11 +125,13 @@ class PictureDecoder:
         """
         if codec not in _CODECS:
             raise MediaError("unsupported", f"no decoder for {codec}")
-        if self._waiting >= MAX_WAITING or len(unit) > MAX_UNIT_BYTES:
+        self._check_size(codec, unit)
+        if self._waiting >= MAX_WAITING:
+            self.counters.refused += 1
             raise MediaError("unavailable", "too many pictures are being decoded")
         self._waiting += 1
         try:
-            async with asyncio.timeout(timeout_s), self._turn:
+            async with asyncio.timeout(timeout_s):
                 status, answer = await self._run(_JOB.pack(_CODECS[codec], quality, len(unit)) + unit)
         except TimeoutError as error:
             raise MediaError("unavailable", "decoding the picture took too long") from error
@@ -69,43 +143,40 @@ class PictureDecoder:
             )
         return answer
 
+    def _check_size(self, codec: Codec, unit: bytes) -> None:
+        info = nal.describe(codec, unit)
+        if len(unit) > MAX_UNIT_BYTES or (info is not None and info.width * info.height > MAX_PIXELS):
+            self.counters.oversized += 1
+            raise MediaError("not_ready", "the key frame is too large to be decoded")
+
     async def _run(self, job: bytes) -> tuple[int, bytes]:
-        """One job, alone with the worker. A worker that did not answer in full is never used again."""
-        process = await self._worker()
-        if process.stdin is None or process.stdout is None:
-            raise MediaError("unavailable", "the decoder has no pipes")
+        worker = await self._free.get()
+        self.counters.jobs += 1
         answered = False
         try:
-            process.stdin.write(job)
-            await process.stdin.drain()
-            status, length = _ANSWER.unpack(await process.stdout.readexactly(_ANSWER.size))
-            answer = await process.stdout.readexactly(length)
+            status, answer = await worker.run(job)
             answered = True
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
+        except asyncio.CancelledError:
+            self.counters.late += 1
+            raise
+        except (asyncio.IncompleteReadError, OSError) as error:
+            self.counters.crashed += 1
             raise MediaError("unavailable", "the decoder crashed") from error
         finally:
-            if not answered:
-                self.restarts += 1
-                await self._end_worker()
+            worn = worker.jobs >= self._jobs_per_worker
+            if answered and worn:
+                self.counters.recycled += 1
+            try:
+                if worn or not answered:
+                    await worker.end()
+            finally:
+                self._free.put_nowait(worker)
         return status, answer
 
-    async def _worker(self) -> asyncio.subprocess.Process:
-        if self._process is None or self._process.returncode is not None:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-            )
-        return self._process
-
-    async def _end_worker(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-
     async def close(self) -> None:
-        """End the worker."""
-        await self._end_worker()
+        """End all workers."""
+        for worker in self._all:
+            await worker.end()
 
 
 def key_frame_to_jpeg(decoder_name: str, unit: bytes, quality: int) -> bytes:
@@ -115,6 +186,7 @@ def key_frame_to_jpeg(decoder_name: str, unit: bytes, quality: int) -> bytes:
 
     decoder = cast(av.VideoCodecContext, av.CodecContext.create(decoder_name, "r"))
     decoder.thread_count = 1
+    decoder.options = {"max_pixels": str(MAX_PIXELS)}
     try:
         frames = decoder.decode(av.Packet(unit)) + decoder.decode(None)
     except av.FFmpegError as error:
@@ -131,6 +203,7 @@ def serve(jobs: BinaryIO, answers: BinaryIO) -> None:
     while len(head := jobs.read(_JOB.size)) == _JOB.size:
         codec, quality, length = _JOB.unpack(head)
         unit = jobs.read(length)
+        _allow_cpu(JOB_CPU_S)
         try:
             status, answer = _GOOD, key_frame_to_jpeg(_DECODERS[codec], unit, quality)
         except (ValueError, OSError, MemoryError) as error:
@@ -139,10 +212,18 @@ def serve(jobs: BinaryIO, answers: BinaryIO) -> None:
         answers.flush()
 
 
-def main() -> None:
-    import resource  # POSIX only, and only here
+def _allow_cpu(seconds: int) -> None:
+    """The kernel ends this process when the job at hand uses more processor time."""
+    import resource  # POSIX only, and only in the worker
 
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + seconds + 1, hard))
+
+
+def main() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(5)
     answers = os.fdopen(os.dup(1), "wb")

@@ -40,6 +40,7 @@ from media.sources.launch import Launcher
 from media.sources.recording import RecordingSource
 from media.sources.shared_port import SharedPort
 from media.specs import (
+    DecodeStats,
     InputControl,
     InputSpec,
     KeyFrameWanted,
@@ -111,6 +112,7 @@ class Node:
         self._shared: SharedPort | None = None
         self._launcher = Launcher()
         self._webrtc: webrtc.WebRtcRoutes | None = None
+        self._snapshots: snapshot.SnapshotRoutes | None = None
         self._runners: list[web.AppRunner] = []
         self._closed_totals: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
         self._lag_s = 0.0
@@ -176,7 +178,7 @@ class Node:
         )
         control_api.add_control_routes(app, self)
         self._webrtc = webrtc.add_control_routes(app, self)
-        snapshot.add_control_routes(app, self)
+        self._snapshots = snapshot.add_control_routes(app, self)
         recorder.add_control_routes(app, self.recordings)
         self.rtsp.add_control_routes(app)
         runner = await self._runner(app)
@@ -423,6 +425,7 @@ class Node:
             rtsp_port=self.rtsp.port, rtsp_refused=self.rtsp.failures.total,
             recording=self.recordings.stats(),
             webrtc=self._webrtc.stats() if self._webrtc is not None else WebRtcStats(),
+            decode=self._snapshots.stats() if self._snapshots is not None else DecodeStats(),
             closed_totals=StreamStats.model_validate({"stream_id": "closed", **self._closed_totals}),
             per_stream=per_stream,
         )  # fmt: skip

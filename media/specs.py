@@ -342,6 +342,19 @@ class WebRtcStats(Record):
 class NodeStats(Record):
     """One node's totals for metrics and for placing new streams."""
 
+class DecodeStats(Record):
+    """One node's decoding workers: jobs since the start and what became of them (media/decode.py)."""
+
+    workers: int = 0
+    waiting: int = 0
+    jobs: int = 0
+    refused: int = 0
+    oversized: int = 0
+    crashed: int = 0
+    late: int = 0
+    recycled: int = 0
+
+
     node_id: str
     streams: int = 0
     senders: int = 0
@@ -372,6 +385,7 @@ class NodeStats(Record):
     closed_totals: StreamStats | None = None
     per_stream: tuple[StreamStats, ...] = ()
 
+    decode: DecodeStats = DecodeStats()
 
 class WebRtcOffer(Record):
     """A browser's SDP offer for one stream. ``host`` is the address to announce in candidates, if forced."""
@@ -435,6 +449,9 @@ class NodeConfig(Record):
     snapshot_timeout_s: float = 8.0
     inputs_directory: str = ""
     """Files may be played from below here; empty: none."""
+    pump: Literal["auto", "python", "compiled"] = "auto"
+    decode_workers: Annotated[int, Field(ge=1, le=32)] = 2
+    """Processes that decode key frames."""
     pump: Literal["auto", "python", "compiled"] = "auto"
     recording_queue_bytes: int = 64 * 1024 * 1024
     """Bytes that may wait for one disk."""

@@ -103,6 +103,7 @@ class NodePlan:
             webrtc_port=None if settings.webrtc_port is None else settings.webrtc_port + number,
             webrtc_port_min=webrtc[0],
             webrtc_port_max=webrtc[1],
+            decode_workers=settings.decode_workers,
             ticket_secret=self.ticket_secret,
             rtsp_port=None if settings.rtsp_port is None else settings.rtsp_port + number,
             rtsp_accounts=rtsp_accounts(settings),

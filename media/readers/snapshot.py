@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from aiohttp import web
 
-from media.decode import PictureDecoder
+from media.decode import DecodePool
 from media.errors import MediaError
 from media.readers.host import ReaderHost
+from media.specs import DecodeStats
 from media.stream import StreamEnded
 from media.unit import Codec
 
@@ -14,9 +17,14 @@ from media.unit import Codec
 class SnapshotRoutes:
     """``POST /streams/{stream_id}/snapshot``: waits for the first key frame if need be, decodes in the worker."""
 
-    def __init__(self, host: ReaderHost, decoder: PictureDecoder | None = None) -> None:
+    def __init__(self, host: ReaderHost) -> None:
         self._host = host
-        self._decoder = decoder or PictureDecoder()
+        self._decoder = DecodePool(host.config.decode_workers)
+
+    def stats(self) -> DecodeStats:
+        """What the worker processes did."""
+        pool = self._decoder
+        return DecodeStats(workers=pool.workers, waiting=pool.waiting, **asdict(pool.counters))
 
     async def take(self, request: web.Request) -> web.Response:
         """image/jpeg, or a MediaError (not_found, not_ready, unsupported, unavailable)."""
@@ -36,8 +44,9 @@ class SnapshotRoutes:
         await self._decoder.close()
 
 
-def add_control_routes(app: web.Application, node: ReaderHost) -> None:
+def add_control_routes(app: web.Application, node: ReaderHost) -> SnapshotRoutes:
     """Register the snapshot route on the control API."""
     routes = SnapshotRoutes(node)
     app.router.add_post("/streams/{stream_id}/snapshot", routes.take)
     app.on_cleanup.append(routes.close)
+    return routes
