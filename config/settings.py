@@ -117,14 +117,14 @@ class MediaSettings(Section):
     """Viewers' HTTP port of the first node; node n listens on viewer_port + n."""
     viewer_public_url: str | None = None
     """Where browsers reach the nodes when a proxy stands before them; {node} is the node's number."""
-    webrtc_port_min: PortNumber = 24000
-    webrtc_port_max: PortNumber = 24999
-    transport: Literal["udp", "tcp_passive", "tcp_active"] = "tcp_passive"
-    """Default toward devices; each device can have its own."""
-    invite_timeout_s: Annotated[float, Field(gt=0)] = 15.0
-    first_picture_timeout_s: Annotated[float, Field(gt=0)] = 10.0
-    no_rtp_timeout_s: Annotated[float, Field(gt=0)] = 15.0
     webrtc_port: PortNumber | None = 24000
+    """One UDP port for all WebRTC viewers of the first node; node n listens on webrtc_port + n."""
+    rtsp_port: PortNumber | None = 8554
+    """RTSP of the first node; node n listens on rtsp_port + n. Empty or 0: off."""
+    rtsp_public_url: str | None = None
+    """Where players reach the nodes' RTSP when it is forwarded; {node} is the node's number."""
+    rtsp_accounts: list[RtspAccountSettings] = []
+    """None: only tickets and API tokens open a picture."""
     webrtc_port_min: PortNumber = 24000
     webrtc_port_max: PortNumber = 24999
     decode_workers: Annotated[int, Field(ge=1, le=32)] = 2
@@ -134,13 +134,6 @@ class MediaSettings(Section):
     invite_timeout_s: Annotated[float, Field(gt=0)] = 15.0
     first_picture_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     no_rtp_timeout_s: Annotated[float, Field(gt=0)] = 15.0
-    """One UDP port for all WebRTC viewers of the first node; node n listens on webrtc_port + n."""
-    rtsp_port: PortNumber | None = 8554
-    """RTSP of the first node; node n listens on rtsp_port + n. Empty or 0: off."""
-    rtsp_public_url: str | None = None
-    """Where players reach the nodes' RTSP when it is forwarded; {node} is the node's number."""
-    rtsp_accounts: list[RtspAccountSettings] = []
-    """None: only tickets and API tokens open a picture."""
     idle_grace_s: Annotated[float, Field(ge=0)] = 10.0
     ticket_lifetime_s: Annotated[int, Field(ge=10)] = 300
     port_quarantine_s: Annotated[float, Field(ge=0)] = 30.0
@@ -239,6 +232,102 @@ class StorageSettings(Section):
     flush_interval_s: Annotated[float, Field(gt=0, le=60)] = 1.0
 
 
+class DiskSettings(Section):
+    """One directory for recordings, best a disk of its own."""
+
+    disk_id: Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
+    directory: Path
+    reserve_bytes: Annotated[int, Field(ge=0)] = 2 * 1024**3
+    """No new files when fewer bytes are free."""
+    reserve_percent: Annotated[float, Field(ge=0, lt=100)] = 3.0
+    """The same in percent of the disk; the greater of both counts."""
+
+
+class S3Settings(Section):
+    """S3-compatible storage for finished files; needs the extra ``s3``."""
+
+    endpoint: str
+    bucket: Annotated[str, Field(min_length=3, max_length=63)]
+    region: str = "us-east-1"
+    access_key: SecretStr
+    secret_key: SecretStr
+    prefix: str = ""
+    classes: list[str] = []
+    """Storage classes to upload; empty: all."""
+    keep_local: bool = True
+    """False: the file leaves its disk when the object is safe."""
+    uploads_at_once: Annotated[int, Field(ge=1, le=16)] = 2
+
+
+class RecordingSettings(Section):
+    """Recording to disk. Nothing is recorded until a plan or an operator says so."""
+
+    disks: list[DiskSettings] = []
+    """Empty: one disk "main" at storage.directory/recordings."""
+    segment_s: Annotated[float, Field(ge=2, le=7200)] = 300.0
+    pre_event_s: Annotated[float, Field(ge=0, le=300)] = 10.0
+    """So many seconds are kept in memory for channels planned for events."""
+    pre_event_bytes: Annotated[int, Field(ge=0)] = 32 * 1024**2
+    queue_bytes: Annotated[int, Field(ge=1024**2)] = 64 * 1024**2
+    """Bytes that may wait for one disk at each node."""
+    classes: dict[str, Annotated[int, Field(ge=1, le=3660)]] = {"standard": 60, "key": 90, "picture": 365}
+    """Storage classes and for how many days each is kept."""
+    default_class: str = "standard"
+    when_full: Literal["stop", "delete_oldest"] = "stop"
+    """A disk without room where nothing is expired: stop (with alarm), or delete what is not expired (with alarm)."""
+    reconcile_s: Annotated[float, Field(gt=0)] = 5.0
+    """So often what is recorded is compared with what should be."""
+    starts_at_once: Annotated[int, Field(ge=1, le=100)] = 8
+    retry_first_s: Annotated[float, Field(gt=0)] = 5.0
+    retry_last_s: Annotated[float, Field(gt=0)] = 120.0
+    retention_s: Annotated[float, Field(gt=0)] = 300.0
+    """So often expired files are looked for."""
+    disk_check_s: Annotated[float, Field(gt=0)] = 10.0
+    heal_files_per_s: Annotated[float, Field(gt=0)] = 200.0
+    """Speed of the comparison of index and disks after a start."""
+    s3: S3Settings | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RecordingSettings:
+        if self.default_class not in self.classes:
+            raise ValueError(f"default_class: {self.default_class!r} is not one of the classes")
+        ids = [disk.disk_id for disk in self.disks]
+        if len(set(ids)) != len(ids):
+            raise ValueError("disks: two disks have the same disk_id")
+        return self
+
+
+class InputCamera(Section):
+    """One input entered by configuration; the console and the API can change it later."""
+
+    name: Annotated[str, Field(min_length=1, max_length=255)]
+    url: Annotated[str, Field(pattern=r"^(rtsps?://|file:)\S+$", max_length=2048)]
+    """rtsp://…, or file:name below inputs.directory."""
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    transport: Literal["tcp", "udp"] = "tcp"
+    channel_id: DeviceId | None = None
+    """Empty: a code is made."""
+    civil_code: Annotated[str, Field(pattern=r"^(\d{2}){0,4}$")] = ""
+    longitude: Annotated[float, Field(ge=-180, le=180)] | None = None
+    latitude: Annotated[float, Field(ge=-90, le=90)] | None = None
+
+
+class InputSettings(Section):
+    """Cameras and files that do not speak GB/T 28181 (RTSP, ONVIF, media files)."""
+
+    cameras: list[InputCamera] = []
+    """Taken in at start when no input has the code or the address yet."""
+    directory: Path | None = None
+    """Media files may be played from below here. None: no files."""
+    check_interval_s: Annotated[int, Field(ge=5)] = 60
+    """So often a camera that nobody watches is asked whether it is there."""
+    check_timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
+    checks_at_once: Annotated[int, Field(ge=1, le=200)] = 16
+    connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
+    read_timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
+
+
 class LogSettings(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     format: Literal["text", "json"] = "text"
@@ -259,6 +348,8 @@ class Settings(Section):
     http: HttpSettings = HttpSettings()
     metrics: MetricsSettings = MetricsSettings()
     storage: StorageSettings = StorageSettings()
+    recording: RecordingSettings = RecordingSettings()
+    inputs: InputSettings = InputSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("storage")

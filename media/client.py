@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from media.errors import MediaError
 from media.specs import (
+    DiskList,
     InputControl,
     InputSpec,
     NodeEvent,
@@ -18,6 +19,8 @@ from media.specs import (
     ReceiverInfo,
     ReceiverSpec,
     ReceiverUpdate,
+    RecordingSpec,
+    RecordingTrigger,
     SenderInfo,
     SenderSpec,
     StreamStats,
@@ -33,6 +36,7 @@ SLOW_TIMEOUT_S = 25.0
 """For what waits for a picture: snapshots and WebRTC answers."""
 EVENTS_SILENCE_S = 8.0
 """The node sends a blank line every 2 s; after this silence it is taken for dead."""
+_IDS: TypeAdapter[list[str]] = TypeAdapter(list[str])
 _EVENT: TypeAdapter[NodeEvent] = TypeAdapter(NodeEvent)
 
 
@@ -98,6 +102,25 @@ class MediaClient:
 
     async def close_sender(self, sender_id: str) -> None:
         await self._call("DELETE", f"/senders/{sender_id}")
+
+    async def set_disks(self, disks: DiskList) -> None:
+        """Tell the node where recordings may be written."""
+        await self._call("PUT", "/disks", disks)
+
+    async def open_recording(self, spec: RecordingSpec) -> None:
+        await self._call("POST", "/recordings", spec)
+
+    async def recordings(self) -> list[str]:
+        """Ids of the recordings that run."""
+        return _IDS.validate_json(await self._call("GET", "/recordings"))
+
+    async def trigger_recording(self, recording_id: str, seconds: float) -> None:
+        """Let a recording in standby write from its pre-event seconds on until ``seconds`` from now."""
+        await self._call("POST", f"/recordings/{recording_id}/trigger", RecordingTrigger(seconds=seconds))
+
+    async def close_recording(self, recording_id: str) -> None:
+        """End a recording; returns when its files are safe, or after some seconds."""
+        await self._call("DELETE", f"/recordings/{recording_id}")
 
     async def add_webrtc_viewer(self, stream_id: str, offer: WebRtcOffer) -> WebRtcAnswer:
         body = await self._call("POST", f"/streams/{stream_id}/webrtc", offer, timeout_s=SLOW_TIMEOUT_S)

@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 StreamId = Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
+Label = Annotated[str, Field(pattern=r"^[0-9A-Za-z_-][0-9A-Za-z_.-]{0,63}$")]
+"""Names a folder."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 Ssrc = Annotated[int, Field(ge=0, le=0xFFFFFFFF)]
 
@@ -245,13 +247,13 @@ class SegmentInfo(Record):
     ``path`` is relative to the directory of ``disk_id``, with ``/``. ``device_id`` and ``channel_id`` are labels
     that name the folder. ``frames`` counts pictures. ``complete`` False: the file is being written, or was torn
     and not yet mended; ``end`` and ``bytes`` are then what is known so far. ``cause`` says why it was closed:
-    length | stopped | stream_ended | format_changed | time_jump | write_failed | recovered.
+    length | stopped | stream_ended | format_changed | time_jump | queue_full | write_failed | recovered.
     """
 
     segment_id: StreamId
     recording_id: StreamId
-    device_id: StreamId
-    channel_id: StreamId
+    device_id: Label
+    channel_id: Label
     disk_id: StreamId
     path: str
     kind: str = "continuous"
@@ -292,8 +294,8 @@ class RecordingSpec(Record):
 
     recording_id: StreamId
     stream_id: StreamId
-    device_id: StreamId
-    channel_id: StreamId
+    device_id: Label
+    channel_id: Label
     kind: str = "continuous"
     storage_class: str = "standard"
     segment_s: float = Field(default=300.0, gt=0, le=7200)
@@ -309,7 +311,8 @@ class RecordingTrigger(Record):
 
 
 class RecordingStats(Record):
-    """Recording on one node. ``bytes`` and all counts since the node's start; ``queued_bytes`` waits for disks."""
+    """Recording on one node. ``bytes`` and all counts since the node's start; ``queued_bytes`` waits for disks;
+    ``queue_drops`` are pictures that could not be written."""
 
     recordings: int = 0
     writing: int = 0
@@ -339,9 +342,6 @@ class WebRtcStats(Record):
     """Groups of pictures sent again to players that had lost the picture."""
 
 
-class NodeStats(Record):
-    """One node's totals for metrics and for placing new streams."""
-
 class DecodeStats(Record):
     """One node's decoding workers: jobs since the start and what became of them (media/decode.py)."""
 
@@ -354,6 +354,9 @@ class DecodeStats(Record):
     late: int = 0
     recycled: int = 0
 
+
+class NodeStats(Record):
+    """One node's totals for metrics and for placing new streams."""
 
     node_id: str
     streams: int = 0
@@ -382,10 +385,10 @@ class DecodeStats(Record):
     """Datagrams that the kernel dropped because a media socket's receive buffer was full."""
     recording: RecordingStats = RecordingStats()
     webrtc: WebRtcStats = WebRtcStats()
+    decode: DecodeStats = DecodeStats()
     closed_totals: StreamStats | None = None
     per_stream: tuple[StreamStats, ...] = ()
 
-    decode: DecodeStats = DecodeStats()
 
 class WebRtcOffer(Record):
     """A browser's SDP offer for one stream. ``host`` is the address to announce in candidates, if forced."""
@@ -447,15 +450,13 @@ class NodeConfig(Record):
     gop_cache_bytes: int = 8 * 1024 * 1024
     reader_queue_units: int = 512
     snapshot_timeout_s: float = 8.0
-    inputs_directory: str = ""
-    """Files may be played from below here; empty: none."""
-    pump: Literal["auto", "python", "compiled"] = "auto"
     decode_workers: Annotated[int, Field(ge=1, le=32)] = 2
     """Processes that decode key frames."""
     pump: Literal["auto", "python", "compiled"] = "auto"
+    inputs_directory: str = ""
+    """Files may be played from below here; empty: none."""
     recording_queue_bytes: int = 64 * 1024 * 1024
     """Bytes that may wait for one disk."""
-    pump: Literal["auto", "python", "compiled"] = "auto"
     log_level: str = "INFO"
     log_format: str = "text"
     """text or json, as the gateway's own log."""
@@ -614,6 +615,8 @@ class RecordingEnded(Record):
 
 AnyInput = Annotated[RecordingInput | RtspInput | FileInput, Field(discriminator="kind")]
 """What ``POST /inputs`` takes: the union of all kinds, told apart by ``kind``."""
+
+RecordingEvent = SegmentOpened | SegmentClosed | RecordingFault | RecordingEnded
 
 NodeEvent = Annotated[
     StreamReady

@@ -25,7 +25,7 @@ from config.settings import MediaSettings
 from gateway.services.errors import PlayCause, PlayFailed
 from media.client import MediaClient
 from media.errors import MediaError
-from media.specs import RTSP_REALM, NodeConfig, NodeEvent, NodeStats, RtspAccount
+from media.specs import RTSP_REALM, NodeConfig, NodeEvent, NodeStats, RecordingEvent, RtspAccount
 from sip.digest import ha1
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,8 @@ class NodePlan:
     bind_host: str = "0.0.0.0"
     log_level: str = "INFO"
     log_format: str = "text"
+    recording_queue_bytes: int = 64 * 1024 * 1024
+    inputs_directory: str = ""
 
     def config(self, number: int, control: str, secret: str) -> NodeConfig:
         """Configuration of node ``number`` (0 based). RTP slices start on even ports (RFC 3550 11)."""
@@ -101,15 +103,17 @@ class NodePlan:
             viewer_host=settings.viewer_host,
             viewer_port=settings.viewer_port + number if settings.viewer_port else 0,
             webrtc_port=None if settings.webrtc_port is None else settings.webrtc_port + number,
+            decode_workers=settings.decode_workers,
             webrtc_port_min=webrtc[0],
             webrtc_port_max=webrtc[1],
-            decode_workers=settings.decode_workers,
             ticket_secret=self.ticket_secret,
             rtsp_port=None if settings.rtsp_port is None else settings.rtsp_port + number,
             rtsp_accounts=rtsp_accounts(settings),
             rtsp_start_timeout_s=settings.invite_timeout_s + 2 * settings.first_picture_timeout_s + 5,
             port_quarantine_s=settings.port_quarantine_s,
             pump=settings.pump,
+            recording_queue_bytes=self.recording_queue_bytes,
+            inputs_directory=self.inputs_directory,
             log_level=self.log_level,
             log_format=self.log_format,
         )
@@ -150,6 +154,8 @@ class Nodes:
     heartbeat_s: float = HEARTBEAT_S
     backoff_first_s: float = BACKOFF_FIRST_S
     on_event: Callable[[NodeHandle, NodeEvent], None] | None = None
+    on_recording: Callable[[NodeHandle, RecordingEvent], None] | None = None
+    """Gets the events of recordings; all others go to ``on_event``."""
     on_stats: Callable[[NodeHandle, NodeStats], None] | None = None
     on_lost: list[Callable[[NodeHandle, str], None]] = field(default_factory=list)
     on_ready: list[Callable[[NodeHandle], None]] = field(default_factory=list)
@@ -299,7 +305,10 @@ class Nodes:
         """Pass on the node's events; returns when the event stream ends or goes silent."""
         try:
             async for event in handle.client.events():
-                if self.on_event is not None:
+                if isinstance(event, RecordingEvent):
+                    if self.on_recording is not None:
+                        self.on_recording(handle, event)
+                elif self.on_event is not None:
                     self.on_event(handle, event)
         except MediaError as error:
             log.warning("node events ended node_id=%s cause=%s", handle.node_id, error)
