@@ -14,6 +14,7 @@ from gateway.events import EventBus
 from gateway.http.assembly import Http, Parts
 from gateway.http.health import SystemFacts
 from gateway.metrics import Metrics
+from gateway.metrics_recording import RecordingGauges
 from gateway.metrics_state import Sources
 from gateway.networks import AddressFault, OwnAddress, address_of
 from gateway.peers import Peers
@@ -30,6 +31,7 @@ from gateway.services.control import Control
 from gateway.services.device_info import DeviceInfoService
 from gateway.services.liveness import Liveness
 from gateway.services.nodes import NodePlan, Nodes
+from gateway.services.recording_parts import Recording
 from gateway.services.registrar import Registrar
 from gateway.services.session_address import MediaAddress
 from gateway.services.session_journal import DialogJournal
@@ -176,6 +178,7 @@ class Gateway:
                 bind_host=sip.host if bound is not None and bound.is_loopback else "0.0.0.0",
                 log_level=self.settings.log.level,
                 log_format=self.settings.log.format,
+                recording_queue_bytes=self.settings.recording.queue_bytes,
             )
         )
         self.media_address = MediaAddress(own=self.own_address, media=settings)
@@ -208,6 +211,16 @@ class Gateway:
         )
         self.control = Control(registry=self.registry, sender=self.dispatch, clock=self.clock)
         self.sessions.connect(key_frame=self.control.key_frame)
+        self.recording = Recording(
+            settings=self.settings.recording,
+            storage_directory=self.settings.storage.directory,
+            database=self.database,
+            registry=self.registry,
+            bus=self.bus,
+            sessions=self.sessions,
+            nodes=self.nodes,
+            clock=self.clock,
+        )
         self.media_server = MediaServerRole(server_id=sip.server_id, opener=opener, sessions=self.sessions)
 
     def _build_cascade(self) -> None:
@@ -277,6 +290,7 @@ class Gateway:
                 sessions=self.sessions,
                 control=self.control,
                 uppers=self.cascade,
+                recording=self.recording,
                 system=facts,
                 realm=settings.sip.domain,
                 checks={
@@ -288,6 +302,8 @@ class Gateway:
             clock=self.clock,
         )
         self.control.audit = self.upper_commands.audit = self.http.audit.note
+        self.recording.connect(audit=self.http.audit.note)
+        self.metrics.collector.register(RecordingGauges(self.recording, self.nodes.handles))
         self.wanted = WantedStreams(
             registry=self.registry,
             player=self.sessions,
@@ -392,6 +408,8 @@ class Gateway:
         self._stack.push_async_callback(self.sessions.close)
         await self.sessions.start()
         await self.nodes.start()
+        self._stack.push_async_callback(self.recording.close)
+        await self.recording.start()
 
     async def _start_cascade(self) -> None:
         """Uppers come last: what they ask for can be served. They hear of lost and regained media nodes."""

@@ -21,6 +21,8 @@ from gateway.http.health import Check, HealthResource, SystemInfo
 from gateway.http.live import KeyFrames, LiveResource, Pictures
 from gateway.http.platforms import PlatformResource, Uppers
 from gateway.http.ptz import Controller, PtzResource
+from gateway.http.recording_rules import RecordingRuleResource
+from gateway.http.recordings import RecordingResource
 from gateway.http.server import HttpServer
 from gateway.http.sessions import SessionResource, SessionsPort
 from gateway.http.shares import ShareResource
@@ -32,6 +34,7 @@ from gateway.registry import Registry
 from gateway.services.access import Access, AccessStore
 from gateway.services.audit import Audit, AuditStore
 from gateway.services.census import Census
+from gateway.services.recording_parts import Recording
 
 if TYPE_CHECKING:
     from gateway.services.nodes import NodeHandle
@@ -61,6 +64,7 @@ class Parts:
     sessions: LiveSessions
     control: CameraControl
     uppers: Uppers
+    recording: Recording
     system: SystemInfo
     realm: str
     checks: dict[str, Check]
@@ -125,6 +129,8 @@ class Http:
             PlatformResource(uppers=parts.uppers),
             ShareResource(registry=registry, uppers=parts.uppers),
             SessionResource(registry=registry, sessions=parts.sessions),
+            RecordingResource(registry=registry, recording=parts.recording),
+            RecordingRuleResource(registry=registry, recording=parts.recording),
             self.events,
             HealthResource(registry=registry, census=parts.census, system=parts.system, checks=parts.checks),
             DocumentResource(lambda: self.server.document),

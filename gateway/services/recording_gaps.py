@@ -14,7 +14,7 @@ from gateway.storage.recordings import RecordingStore, StoredGap, StoredRule
 log = logging.getLogger(__name__)
 
 ALIVE = "alive"
-ALIVE_EVERY_S = 20.0
+ALIVE_EVERY_S = 5.0
 NOBODY = ("", "")
 """Gaps of all channels: the gateway was down."""
 

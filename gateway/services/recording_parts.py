@@ -12,6 +12,7 @@ from gateway.events import EventBus
 from gateway.registry import Registry
 from gateway.services.nodes import Nodes
 from gateway.services.recording import Pictures, RecordingService
+from gateway.services.recording_coverage import Coverage
 from gateway.services.recording_disks import DiskGuard
 from gateway.services.recording_healing import Healer
 from gateway.services.recording_index import RecordingIndex
@@ -93,7 +94,7 @@ class Recording:
         self.timeline = TimelineService(
             store=self.store, clock=clock, plan_of=self._plan_of, recording=self._is_recording
         )
-        self._registry = registry
+        self.coverage = Coverage(store=self.store, wishes=self.wishes, clock=clock)
         self._stack = AsyncExitStack()
 
     @property
@@ -122,6 +123,8 @@ class Recording:
         await self.healer.start()
         push(self.service.close)
         await self.service.start()
+        push(self.coverage.close)
+        await self.coverage.start()
 
     async def close(self) -> None:
         """Finish all files and end all tasks, in reverse order. May be called again."""

@@ -87,7 +87,7 @@ class Wishes:
         await self._end_orders()
         desired: dict[Key, Desired] = {}
         if self.rules.planned:
-            for number, key in enumerate(list(self._keys()), 1):
+            for number, key in enumerate(list(self.cameras()), 1):
                 if (wish := self._planned(key)) is not None:
                     desired[key] = wish
                 if number % SLICE == 0:
@@ -118,7 +118,7 @@ class Wishes:
             await self.withdraw(key)
         self.dirty = False
 
-    def _keys(self) -> Iterable[Key]:
+    def cameras(self) -> Iterable[Key]:
         """All cameras of all catalogs."""
         for channel in self._registry.all_channels():
             if channel.kind is ChannelKind.CAMERA:

@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 from argon2 import PasswordHasher
+from recording_house import OfEngine, recording_of
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from config.settings import HttpSettings, MediaSettings, MetricsSettings
@@ -277,6 +278,13 @@ class House:
         self.checks = {"sip": True, "media": True}
         self.engine = create_async_engine(f"sqlite+aiosqlite:///{folder}/users.sqlite3")
         self.store = UserStore(self)
+        self.recording = recording_of(
+            database=OfEngine(self.engine),
+            folder=folder,
+            registry=self.registry,
+            bus=self.bus,
+            clock=self.clock,
+        )
         self.metrics = Metrics(
             bus=self.bus,
             registry=self.registry,
@@ -303,6 +311,7 @@ class House:
                 sessions=self.sessions,
                 control=self.control,
                 uppers=self.uppers,
+                recording=self.recording,
                 system=system,
                 realm=SERVER[:10],
                 checks={name: lambda name=name: self.checks[name] for name in self.checks},
