@@ -7,6 +7,7 @@ import secrets
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from media import nal
 from media.readers import audio_rtp, h264_rtp, h265_rtp
@@ -113,7 +114,18 @@ class PackedUnit:
     ``start`` is the unit's pts in 90 kHz ticks.
     """
 
-    __slots__ = ("arrival_mono", "data", "key", "sequence", "sizes", "stamps", "start", "starts", "track")
+    __slots__ = (
+        "_run",
+        "arrival_mono",
+        "data",
+        "key",
+        "sequence",
+        "sizes",
+        "stamps",
+        "start",
+        "starts",
+        "track",
+    )
 
     def __init__(self, track: int, unit: AccessUnit, sequence: int) -> None:
         self.track = track
@@ -125,6 +137,7 @@ class PackedUnit:
         self.starts: list[int] = []
         self.sizes: list[int] = []
         self.stamps: list[int] = []
+        self._run: Run | None = None
 
     @property
     def count(self) -> int:
@@ -135,12 +148,22 @@ class PackedUnit:
         return len(self.data) - len(self.sizes) * (PREFIX_BYTES + 12)
 
     def run(self, data: bytearray | None = None) -> Run:
-        """The packets without prefixes, for a UDP output; ``data`` is a copy with other numbers."""
-        buffer = self.data if data is None else data
-        return Run(
-            buffer, memoryview(buffer), self.starts, self.sizes, self.stamps,
+        """The packets without prefixes, side by side for a UDP output; ``data`` is a copy with other numbers.
+
+        Without ``data`` it is made once for all viewers.
+        """
+        if data is None and self._run is not None:
+            return self._run
+        view = memoryview(self.data if data is None else data)
+        buffer = bytearray().join([view[at : at + n] for at, n in zip(self.starts, self.sizes, strict=True)])
+        starts = [0, *accumulate(self.sizes)][:-1]
+        run = Run(
+            buffer, memoryview(buffer), starts, self.sizes, self.stamps,
             index=self.sequence, payload_type=0, arrival=self.arrival_mono,
         )  # fmt: skip
+        if data is None:
+            self._run = run
+        return run
 
     def renumbered(self, sequence: int, channel: int | None) -> bytearray:
         """A copy with sequence numbers from ``sequence`` on and, unless None, another interleaved channel."""
