@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import av
 
@@ -71,8 +71,9 @@ def pyav(batches: list[list[bytes]]) -> tuple[float, int]:
     feeder = threading.Thread(target=pipe.feed)
     feeder.start()
     count = 0
-    with av.open(pipe, format="mpeg", options={"probesize": "32", "analyzeduration": "0"}) as container:
-        for packet in container.demux():
+    file: Any = pipe
+    with av.open(file, format="mpeg", options={"probesize": "32", "analyzeduration": "0"}) as container:
+        for packet in cast(Any, container).demux():
             count += packet.size > 0
     feeder.join()
     return time.process_time() - started, count

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
 import struct
@@ -131,6 +132,7 @@ async def _open_stream(client: MediaClient, shape: Shape, number: int, ports: li
     return "127.0.0.1", info.port
 
 
+@functools.cache
 def has_compiled_pump() -> bool:
     """Whether the node knows another pump and it was built."""
     if "pump" not in NodeConfig.model_fields:
