@@ -21,8 +21,8 @@ ENV PATH=/opt/gateway/.venv/bin:$PATH \
     GB_GATEWAY_METRICS__HOST=0.0.0.0
 USER gateway
 VOLUME /var/lib/gb-gateway
-# SIP, API and console, viewers, metrics; RTP 20000-23999 and WebRTC 24000 are best given by host networking
-EXPOSE 5060/udp 5060/tcp 8080/tcp 8081/tcp 9281/tcp
+# SIP, API and console, viewers, RTSP, metrics; RTP 20000-23999 and WebRTC 24000 are best given by host networking
+EXPOSE 5060/udp 5060/tcp 8080/tcp 8081/tcp 8554/tcp 9281/tcp
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/health/ready', timeout=2)"]
 STOPSIGNAL SIGTERM

@@ -183,12 +183,12 @@ class Demo:
 async def running_demo(http_port: int) -> AsyncIterator[Demo]:
     """Start everything in a temporary folder; stop and remove it at the end. Raises DemoFailed."""
     with tempfile.TemporaryDirectory(prefix="gb-gateway-demo-") as folder:
-        sip, upper, http, viewer, metrics = _ports(http_port)
+        sip, upper, http, viewer, metrics, rtsp = _ports(http_port)
         settings = Settings.model_validate(
             {
                 "sip": {"host": "127.0.0.1", "port": sip, "allow_loopback": True},
                 "http": {"port": http},
-                "media": {"viewer_port": viewer, "webrtc_port": None, "idle_grace_s": 5},
+                "media": {"viewer_port": viewer, "rtsp_port": rtsp, "webrtc_port": None, "idle_grace_s": 5},
                 "cascade": {"register_retry_s": 5},
                 "metrics": {"port": metrics},
                 "storage": {"directory": folder},
@@ -214,12 +214,12 @@ async def running_demo(http_port: int) -> AsyncIterator[Demo]:
             yield demo
 
 
-def _ports(http_port: int) -> tuple[int, int, int, int, int]:
-    """SIP, the upper's SIP, HTTP, viewers, metrics: the usual ones where they are free."""
+def _ports(http_port: int) -> tuple[int, int, int, int, int, int]:
+    """SIP, the upper's SIP, HTTP, viewers, metrics, RTSP: the usual ones where they are free."""
     sip, upper = free_ports([5060, 5061])
     http, viewer = free_ports([http_port or 18080, (http_port or 18080) + 1])
-    (metrics,) = free_ports([9281])
-    return sip, upper, http, viewer, metrics
+    metrics, rtsp = free_ports([9281, 8554])
+    return sip, upper, http, viewer, metrics, rtsp
 
 
 async def _enter_peers(api: Api, settings: Settings, sip: int, upper: int) -> dict[str, Any]:

@@ -49,6 +49,7 @@ def test_the_ports_of_the_readme_are_the_defaults() -> None:
         f"| {settings.media.rtp_port_min}–{settings.media.rtp_port_max} UDP + TCP |",
         f"| {settings.http.port} TCP |",
         f"| {settings.media.viewer_port} TCP ",
+        f"| {settings.media.rtsp_port} TCP ",
         f"| {settings.media.webrtc_port} UDP ",
         f"| {settings.metrics.port} TCP, on {settings.metrics.host} |",
     ]

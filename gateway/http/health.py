@@ -51,6 +51,7 @@ class NodeView(View):
     node_id: str
     alive: bool
     viewer_port: int
+    rtsp_port: int = Field(default=0, description="0: no RTSP here.")
     streams: int
     senders: int
     viewers: int
@@ -172,6 +173,7 @@ def _node_view(handle: NodeHandle) -> NodeView:
         node_id=handle.node_id,
         alive=handle.alive,
         viewer_port=handle.viewer_port,
+        rtsp_port=handle.rtsp_port,
         streams=stats.streams if stats else 0,
         senders=stats.senders if stats else 0,
         viewers=stats.viewers if stats else 0,

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import av
 import pytest
 import pytest_asyncio
 from gateway_process import PASSWORD, free_ports
@@ -88,6 +89,12 @@ async def probe(url: str, transport: str = "tcp", *more: str) -> subprocess.Comp
     )  # fmt: skip
 
 
+def first_width(url: str) -> int:
+    """The first picture that PyAV decodes."""
+    with av.open(url, options={"rtsp_transport": "tcp"}, timeout=(30.0, 30.0)) as container:
+        return next(container.decode(video=0)).width
+
+
 async def idle(gateway: Gateway, camera: Camera) -> None:
     await until(lambda: not gateway.sessions.list() and not camera.calls.running, 40)
 
@@ -115,6 +122,8 @@ async def test_another_node_redirects(gateway: Gateway, camera: Camera) -> None:
         assert "Redirecting to rtsp://127.0.0.1:" in result.stderr
         assert f":{session.node.rtsp_port}/live/{session.stream_id}?ticket=" in result.stderr
         assert "codec_name=h264|width=320" in result.stdout
+        url = address(gateway, camera.channel_id, node=stranger)
+        assert await asyncio.to_thread(first_width, url) == 320
     await idle(gateway, camera)
 
 
