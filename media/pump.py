@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -69,8 +71,9 @@ class Pump:
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._closed = False
-        self._sweep = compiled.sweep(self._epoll.fileno()) if compiled_lanes else None
+        self._sweep = compiled.sweep() if compiled_lanes else None
         self._left: dict[Lane, Callable[[Lane, float], None]] = {}
+        self._thread: threading.Thread | None = None
         self._loop.add_reader(self._epoll.fileno(), self._wake)
 
     @property
@@ -92,14 +95,36 @@ class Pump:
         """
         if self._sweep is None:
             return None
-        lane = self._sweep.open(sock.fileno(), name, **terms)
+        number = sock.fileno()
+        self._epoll.unregister(number)
+        try:
+            lane = self._sweep.open(number, name, **terms)
+        except BaseException:
+            self._epoll.register(number, select.EPOLLIN)
+            raise
         self._left[lane] = left
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._sweep.run, args=(TICK_S,), name="lanes", daemon=True)
+            self._thread.start()
+            self._loop.add_reader(self._sweep.bell, self._lanes_left)
         return lane
 
     def close_lane(self, lane: Lane) -> None:
         """Serve the socket by its drain callback again. Idempotent; before the socket is closed."""
         lane.close()
-        self._left.pop(lane, None)
+        if self._left.pop(lane, None) is not None and lane.number in self._drains:
+            self._epoll.register(lane.number, select.EPOLLIN)
+
+    def _lanes_left(self) -> None:
+        """Compiled code met something odd: tell the owners."""
+        if self._sweep is None:
+            return
+        now = time.monotonic()
+        for lane in self._sweep.left():
+            left = self._left.get(lane)
+            if left is not None:
+                self.close_lane(lane)
+                left(lane, now)
 
     def receiver(self, family: int) -> mmsg.BatchReceiver | None:
         """The batch reader into the arena for sockets of ``family``; None where the system has none."""
@@ -141,6 +166,10 @@ class Pump:
             self._timer = None
         for lane in tuple(self._left):
             self.close_lane(lane)
+        if self._sweep is not None and self._thread is not None:
+            self._loop.remove_reader(self._sweep.bell)
+            self._sweep.stop()
+            self._thread.join()
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
@@ -167,18 +196,8 @@ class Pump:
     def _work(self, now: float) -> bool:
         """Serve what is readable, then what is paced. True when something was readable."""
         drains = self._drains
-        sweep = self._sweep
-        if sweep is None:
-            ready = [number for number, _ in self._epoll.poll(0)]
-            busy = bool(ready)
-        else:
-            ready = sweep.run(now)
-            busy = sweep.ready > 0
-            for lane in sweep.left:
-                left = self._left.pop(lane, None)
-                if left is not None:
-                    left(lane, now)
-        for number in ready:
+        ready = self._epoll.poll(0)
+        for number, _ in ready:
             drain = drains.get(number)
             if drain is not None:
                 drain(now)
@@ -186,7 +205,7 @@ class Pump:
             for owner, work in tuple(self._paced.items()):
                 if not work(now):
                     self._paced.pop(owner, None)
-        return busy
+        return bool(ready)
 
     def _next(self, busy: bool) -> None:
         """Tick again, or sleep in epoll after some empty ticks."""
@@ -236,6 +255,12 @@ _HIGH = bytes(number >> 8 & 0xFF for number in range(0x10000 + 0x1000))
 _LOW = bytes(number & 0xFF for number in range(0x10000 + 0x1000))
 
 
+@functools.lru_cache(maxsize=4096)
+def _rows(ssrc: int) -> tuple[bytes, ...]:
+    """The four bytes of an SSRC, each as often as a run may have packets."""
+    return tuple(bytes((byte,)) * 0x1000 for byte in ssrc.to_bytes(4, "big"))
+
+
 def rewrite(run: Run, sequence: int, shift: int, ssrc: int) -> None:
     """Write sequence numbers from ``sequence`` on, timestamps plus ``shift`` and ``ssrc`` into a run's headers."""
     stride, count = run.stride, len(run.sizes)
@@ -251,8 +276,10 @@ def rewrite(run: Run, sequence: int, shift: int, ssrc: int) -> None:
     sequence &= 0xFFFF
     buffer[first + 2 : end : stride] = _HIGH[sequence : sequence + count]
     buffer[first + 3 : end : stride] = _LOW[sequence : sequence + count]
-    for place, byte in enumerate(ssrc.to_bytes(4, "big"), first + 8):
-        buffer[place:end:stride] = bytes((byte,)) * count
+    place = first + 8
+    for row in _rows(ssrc):
+        buffer[place:end:stride] = row[:count]
+        place += 1
     if shift:
         stamps = b"".join([(stamp + shift & 0xFFFFFFFF).to_bytes(4, "big") for stamp in run.stamps])
         for place in range(4):
@@ -284,10 +311,27 @@ class UdpOutput:
 
     def send(self, run: Run) -> None:
         """Send all packets of ``run`` as they stand."""
-        if not self.gso:
-            self._send_plain(run.view, run.starts, run.sizes)
-            return
         view, starts, sizes = run.view, run.starts, run.sizes
+        if not self.gso:
+            self._send_plain(view, starts, sizes)
+            return
+        count = len(sizes)
+        if count > 1 and run.is_one_group(
+            GSO_MAX_SEGMENTS, GSO_MAX_BYTES
+        ):  # the usual case, without a generator
+            begin = starts[0]
+            piece = view[begin : begin + (count - 1) * sizes[0] + sizes[-1]]
+            try:
+                self.sock.sendmsg((piece,), self._ancillary.get(sizes[0]) or self._cut_at(sizes[0]))
+                self.sent += count
+                return
+            except (BlockingIOError, ConnectionRefusedError):
+                self.dropped += count
+                return
+            except OSError as error:
+                self._refused(error)
+                self._send_plain(view, starts, sizes)
+                return
         for first, count in run.groups(GSO_MAX_SEGMENTS, GSO_MAX_BYTES):
             begin, last = starts[first], first + count - 1
             end = starts[last] + sizes[last]

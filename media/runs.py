@@ -20,11 +20,12 @@ class Run:
     starts where it is the same for all, else 0. ``stamps`` are the RTP timestamps as received, ``shift`` what relays
     add to them so that they go on over a change of sender. ``lost`` packets are missing in front (-1: the sender
     started anew). ``plain``: every RTP header has twelve bytes. The buffer may be reused after the call that handed
-    out the run; :meth:`copy` keeps it.
+    out the run; :meth:`own` and :meth:`copy` keep it.
     """
 
     __slots__ = (
-        "arrival", "buffer", "index", "lost", "payload_type", "plain", "shift", "sizes", "stamps", "starts", "stride", "view",
+        "arrival", "buffer", "index", "lost", "owned", "payload_type", "plain", "shift", "sizes", "stamps", "starts",
+        "stride", "view",
     )  # fmt: skip
 
     def __init__(
@@ -34,7 +35,6 @@ class Run:
         starts: Sequence[int],
         sizes: list[int],
         stamps: Sequence[int],
-        *,
         index: int,
         payload_type: int,
         arrival: float,
@@ -55,6 +55,7 @@ class Run:
         self.lost = lost
         self.shift = shift
         self.plain = plain
+        self.owned = False
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -72,10 +73,20 @@ class Run:
             starts = range(0, len(starts) * self.stride, self.stride) if self.stride else shifted
         buffer = bytearray(self.view[first:last])
         return Run(
-            buffer, memoryview(buffer), starts, self.sizes, self.stamps,
-            index=self.index, payload_type=self.payload_type, arrival=self.arrival, stride=self.stride,
-            lost=self.lost, shift=self.shift, plain=self.plain,
+            buffer, memoryview(buffer), starts, self.sizes, self.stamps, self.index, self.payload_type,
+            self.arrival, self.stride, self.lost, self.shift, self.plain,
         )  # fmt: skip
+
+    def own(self) -> Run:
+        """Itself, its packets now in a buffer of their own; what holds it afterwards may keep it."""
+        if not self.owned:
+            starts, first = self.starts, self.starts[0]
+            buffer = bytearray(self.view[first : starts[-1] + self.sizes[-1]])
+            if first:
+                count, stride = len(starts), self.stride
+                self.starts = range(0, count * stride, stride) if stride else [at - first for at in starts]
+            self.buffer, self.view, self.owned = buffer, memoryview(buffer), True
+        return self
 
     def part(self, first: int, until: int) -> Run:
         """Packets ``first`` to ``until - 1`` by their place, in the same buffer."""
@@ -103,6 +114,15 @@ class Run:
             body = table.reshape(last - first, stride)[:, 12:].tobytes()
             return [body, view[starts[last] + 12 : starts[last] + sizes[last]]]
         return [view[starts[i] + 12 : starts[i] + sizes[i]] for i in range(first, until)]
+
+    def is_one_group(self, max_count: int, max_bytes: int) -> bool:
+        """Whether one segmented send takes it all: side by side, of one size, the last may be shorter."""
+        sizes = self.sizes
+        total, size = len(sizes), sizes[0]
+        if size != self.stride or total > max_count or total * size > max_bytes:
+            return False
+        equal = sizes.count(size)
+        return equal == total or (equal == total - 1 and sizes[-1] < size)
 
     def groups(self, max_count: int, max_bytes: int) -> Iterator[tuple[int, int]]:
         """Neighbours of one size, the last may be shorter: (first, count) for one segmented send each."""

@@ -84,6 +84,7 @@ class NodePlan:
     log_format: str = "text"
     recording_queue_bytes: int = 64 * 1024 * 1024
     inputs_directory: str = ""
+    downloads: int = 4
 
     def config(self, number: int, control: str, secret: str) -> NodeConfig:
         """Configuration of node ``number`` (0 based). RTP slices start on even ports (RFC 3550 11)."""
@@ -114,6 +115,7 @@ class NodePlan:
             pump=settings.pump,
             recording_queue_bytes=self.recording_queue_bytes,
             inputs_directory=self.inputs_directory,
+            downloads=self.downloads,
             log_level=self.log_level,
             log_format=self.log_format,
         )

@@ -1,10 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The compiled part of the packet pump: lanes of steady streams, swept once a tick without the interpreter lock.
 
-A lane is one UDP socket whose sender, SSRC and payload type are known and whose packets come in order. One sweep reads
-all readable lanes with recvmmsg straight into the memory that keeps the packets since the last key frame, rewrites
-headers there and sends with UDP_SEGMENT. Whatever is odd is not judged here: the lane is left, its owner gets the
-packets as they came in and goes on in Python (media/sources/steady.py).
+A lane is one UDP socket whose sender, SSRC and payload type are known and whose packets come in order. One thread, which
+never asks for the interpreter lock, sweeps all readable lanes each tick: recvmmsg into one small arena, headers rewritten
+there, sent with UDP_SEGMENT. The packets since the last key frame are kept by copies that go around the processor's caches:
+100 MB each second through them cost more than the copying. Whatever is odd is not judged here: the lane is left, its
+owner gets the packets as they came in and goes on in Python (media/sources/steady.py).
 """
 
 from libc.errno cimport EAGAIN, ECONNREFUSED, EINVAL, EIO, EMSGSIZE, EOPNOTSUPP, errno
@@ -39,13 +40,23 @@ cdef extern from "sys/socket.h" nogil:
         int cmsg_type
 
     struct timespec:
-        pass
+        long tv_sec
+        long tv_nsec
 
     int recvmmsg(int number, mmsghdr *headers, unsigned int count, int flags, timespec *timeout)
     int sendmmsg(int number, mmsghdr *headers, unsigned int count, int flags)
     ssize_t sendmsg(int number, msghdr *header, int flags)
     enum: MSG_DONTWAIT
     enum: MSG_TRUNC
+
+
+cdef extern from "stdlib.h" nogil:
+    int posix_memalign(void **memory, size_t alignment, size_t size)
+
+
+cdef extern from "sys/mman.h" nogil:
+    int madvise(void *start, size_t size, int advice)
+    enum: MADV_HUGEPAGE
 
 
 cdef extern from "sys/epoll.h" nogil:
@@ -56,7 +67,42 @@ cdef extern from "sys/epoll.h" nogil:
         uint32_t events
         epoll_data data
 
+    int epoll_create1(int flags)
+    int epoll_ctl(int number, int what, int other, epoll_event *event)
     int epoll_wait(int number, epoll_event *events, int count, int timeout)
+    enum: EPOLLIN
+    enum: EPOLL_CTL_ADD
+    enum: EPOLL_CTL_DEL
+    enum: EPOLL_CLOEXEC
+
+
+cdef extern from "sys/eventfd.h" nogil:
+    int eventfd(unsigned int value, int flags)
+    enum: EFD_NONBLOCK
+    enum: EFD_CLOEXEC
+
+
+cdef extern from "unistd.h" nogil:
+    ssize_t read(int number, void *buffer, size_t count)
+    ssize_t write(int number, const void *buffer, size_t count)
+    int close(int number)
+
+
+cdef extern from "time.h" nogil:
+    int clock_gettime(int clock, timespec *now)
+    int clock_nanosleep(int clock, int flags, const timespec *until, timespec *rest)
+    enum: CLOCK_MONOTONIC
+    enum: TIMER_ABSTIME
+
+
+cdef extern from "pthread.h" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+
+    int pthread_mutex_init(pthread_mutex_t *lock, void *attributes)
+    int pthread_mutex_lock(pthread_mutex_t *lock)
+    int pthread_mutex_unlock(pthread_mutex_t *lock)
+    int pthread_mutex_destroy(pthread_mutex_t *lock)
 
 
 cdef extern from * nogil:
@@ -69,18 +115,38 @@ cdef extern from * nogil:
     static inline void write32(unsigned char *at, uint32_t value) {
         value = __builtin_bswap32(value); memcpy(at, &value, 4);
     }
+    #ifdef __SSE2__
+    #include <emmintrin.h>
+    static inline void put_away(unsigned char *to, const unsigned char *from, size_t size) {
+        size_t head = (size_t) (-(intptr_t) to & 15);
+        if (head > size) head = size;
+        memcpy(to, from, head); to += head; from += head; size -= head;
+        for (; size >= 64; size -= 64, to += 64, from += 64) {
+            __m128i a = _mm_loadu_si128((const __m128i *) from), b = _mm_loadu_si128((const __m128i *) (from + 16));
+            __m128i c = _mm_loadu_si128((const __m128i *) (from + 32)), d = _mm_loadu_si128((const __m128i *) (from + 48));
+            _mm_stream_si128((__m128i *) to, a); _mm_stream_si128((__m128i *) (to + 16), b);
+            _mm_stream_si128((__m128i *) (to + 32), c); _mm_stream_si128((__m128i *) (to + 48), d);
+        }
+        memcpy(to, from, size);
+        _mm_sfence();
+    }
+    #else
+    static inline void put_away(unsigned char *to, const unsigned char *from, size_t size) { memcpy(to, from, size); }
+    #endif
     static inline void write16(unsigned char *at, uint16_t value) {
         value = __builtin_bswap16(value); memcpy(at, &value, 2);
     }
     """
     uint32_t read32(const unsigned char *at)
     void write32(unsigned char *at, uint32_t value)
+    void put_away(unsigned char *to, const unsigned char *source, size_t size)
     void write16(unsigned char *at, uint16_t value)
 
 
 cdef enum:
-    SLOTS = 128             # packets of one chunk of memory
-    ROOM = 32               # a chunk with less room than this is left as it is
+    BLOCK = 131072          # bytes of one chunk: about 90 packets
+    SLAB = 2097152          # one huge page, cut into blocks
+    MAX_STRIDE = 16384
     BATCH = 64              # packets of one read
     SPILL = 9216            # longest packet is a slot and this
     EVENTS = 1024
@@ -89,11 +155,12 @@ cdef enum:
     SEGMENTS = 64
     SEGMENT_BYTES = 64000
     MAX_REFUSALS = 3
-    SPARE_CHUNKS = 16
+    SPARE_CHUNKS = 2
     NAME = 28
     SOL_UDP = 17
     UDP_SEGMENT = 103
     TICKS_PER_SECOND = 90000
+    IDLE_TICKS = 12         # empty ticks before the thread sleeps until a packet comes
 
 cdef enum:                  # what a visit to a lane ended with
     EMPTY = 0
@@ -106,13 +173,29 @@ cdef enum:
 
 cdef struct Chunk:
     Chunk *next
-    unsigned char *data     # SLOTS slots of the lane's stride
-    mmsghdr *headers
-    iovec *iovecs
-    unsigned char *names
-    int first               # packets in front of this one are older than the key frame
+    unsigned char *data     # one block: slots of the lane's stride
+    uint16_t *sizes
     int used
     int64_t index           # of the packet in slot 0
+
+
+cdef struct Pool:
+    pthread_mutex_t lock
+    void **slabs
+    int slab_count
+    void **blocks           # the free ones
+    int block_count
+
+
+cdef struct Batch:          # what one recvmmsg needs and gives; small and used by all lanes, so it stays in the cache
+    unsigned char *data     # BATCH slots of the stride
+    int stride
+    unsigned int name_size
+    uint16_t sizes[BATCH]
+    mmsghdr headers[BATCH]
+    iovec pieces[2 * BATCH]
+    unsigned char names[BATCH * NAME]
+    unsigned char *spill
 
 
 cdef struct Target:
@@ -127,8 +210,11 @@ cdef struct Target:
 
 
 cdef struct State:
+    pthread_mutex_t lock    # between the thread and who reads the counters
     int number
     int stride
+    int slots
+    Pool *pool
     unsigned int name_size
     unsigned char name[NAME]
     uint32_t ssrc
@@ -164,73 +250,128 @@ cdef struct State:
     Target *targets
     int target_count
     unsigned char *odd      # packets that were not understood: length, name, bytes
-    size_t odd_size
     int odd_count
 
 
 # --- memory ------------------------------------------------------------------------------------------------------
 
-cdef void free_chunk(Chunk *chunk) noexcept nogil:
+cdef unsigned char *take_block(Pool *pool) noexcept nogil:
+    """One block of memory; NULL when there is none."""
+    cdef void *slab = NULL
+    cdef void *block = NULL
+    cdef void **more
+    cdef int number, room
+    pthread_mutex_lock(&pool.lock)
+    if pool.block_count == 0:
+        room = (pool.slab_count + 1) * (SLAB // BLOCK)
+        more = <void **> realloc(pool.slabs, (pool.slab_count + 1) * sizeof(void *))
+        if more != NULL:
+            pool.slabs = more
+            more = <void **> realloc(pool.blocks, room * sizeof(void *))
+        if more != NULL:
+            pool.blocks = more
+            if posix_memalign(&slab, SLAB, SLAB) == 0:
+                madvise(slab, SLAB, MADV_HUGEPAGE)  # a hint: 200 streams touch 200 MB once a second
+                pool.slabs[pool.slab_count] = slab
+                pool.slab_count += 1
+                for number in range(SLAB // BLOCK):
+                    pool.blocks[number] = <unsigned char *> slab + <size_t> number * BLOCK
+                pool.block_count = SLAB // BLOCK
+    if pool.block_count > 0:
+        pool.block_count -= 1
+        block = pool.blocks[pool.block_count]
+    pthread_mutex_unlock(&pool.lock)
+    return <unsigned char *> block
+
+
+cdef void give_block(Pool *pool, unsigned char *block) noexcept nogil:
+    pthread_mutex_lock(&pool.lock)
+    pool.blocks[pool.block_count] = block
+    pool.block_count += 1
+    pthread_mutex_unlock(&pool.lock)
+
+
+cdef void free_chunk(State *lane, Chunk *chunk) noexcept nogil:
     if chunk != NULL:
-        free(chunk.data)
-        free(chunk.headers)
-        free(chunk.iovecs)
-        free(chunk.names)
+        if chunk.data != NULL:
+            give_block(lane.pool, chunk.data)
+        free(chunk.sizes)
         free(chunk)
 
 
-cdef void free_chunks(Chunk *chunk) noexcept nogil:
+cdef void free_chunks(State *lane, Chunk *chunk) noexcept nogil:
     cdef Chunk *following
     while chunk != NULL:
         following = chunk.next
-        free_chunk(chunk)
+        free_chunk(lane, chunk)
         chunk = following
 
 
-cdef Chunk *new_chunk(State *lane, unsigned char *spill) noexcept nogil:
+cdef Chunk *new_chunk(State *lane) noexcept nogil:
     cdef Chunk *chunk = <Chunk *> calloc(1, sizeof(Chunk))
-    cdef int slot
     if chunk == NULL:
         return NULL
-    chunk.data = <unsigned char *> malloc(<size_t> SLOTS * lane.stride)
-    chunk.headers = <mmsghdr *> calloc(SLOTS, sizeof(mmsghdr))
-    chunk.iovecs = <iovec *> calloc(2 * SLOTS, sizeof(iovec))
-    chunk.names = <unsigned char *> calloc(SLOTS, NAME)
-    if chunk.data == NULL or chunk.headers == NULL or chunk.iovecs == NULL or chunk.names == NULL:
-        free_chunk(chunk)
+    chunk.data = take_block(lane.pool)
+    chunk.sizes = <uint16_t *> calloc(lane.slots, sizeof(uint16_t))
+    if chunk.data == NULL or chunk.sizes == NULL:
+        free_chunk(lane, chunk)
         return NULL
-    for slot in range(SLOTS):
-        chunk.iovecs[2 * slot].iov_base = chunk.data + <size_t> slot * lane.stride
-        chunk.iovecs[2 * slot].iov_len = lane.stride
-        chunk.iovecs[2 * slot + 1].iov_base = spill + <size_t> (slot % BATCH) * SPILL
-        chunk.iovecs[2 * slot + 1].iov_len = SPILL
-        chunk.headers[slot].msg_hdr.msg_iov = &chunk.iovecs[2 * slot]
-        chunk.headers[slot].msg_hdr.msg_iovlen = 2
-        chunk.headers[slot].msg_hdr.msg_name = chunk.names + <size_t> slot * NAME
-        chunk.headers[slot].msg_hdr.msg_namelen = NAME
     return chunk
 
 
-cdef Chunk *room(State *lane, unsigned char *spill) noexcept nogil:
-    """The chunk that takes the next packets; NULL without memory."""
-    cdef Chunk *chunk = lane.newest
-    if chunk != NULL and not lane.keeping:
-        chunk.first = chunk.used = 0
-        chunk.index = lane.index
-        return chunk
-    if chunk != NULL and SLOTS - chunk.used >= ROOM:
-        return chunk
-    if lane.spare != NULL:
-        chunk = lane.spare
+cdef void prepare(Batch *batch) noexcept nogil:
+    """The parts of a batch that never change."""
+    cdef int slot
+    memset(batch.headers, 0, sizeof(batch.headers))
+    for slot in range(BATCH):
+        batch.pieces[2 * slot + 1].iov_base = batch.spill + <size_t> slot * SPILL
+        batch.pieces[2 * slot + 1].iov_len = SPILL
+        batch.headers[slot].msg_hdr.msg_iov = &batch.pieces[2 * slot]
+        batch.headers[slot].msg_hdr.msg_iovlen = 2
+        batch.headers[slot].msg_hdr.msg_name = batch.names + <size_t> slot * NAME
+        batch.headers[slot].msg_hdr.msg_namelen = NAME
+
+
+cdef int receive(State *lane, Batch *batch) noexcept nogil:
+    """Read packets into the slots of the batch; how many came."""
+    cdef int slot
+    if batch.stride != lane.stride or batch.name_size != lane.name_size:
+        batch.stride, batch.name_size = lane.stride, lane.name_size
+        for slot in range(BATCH):
+            batch.pieces[2 * slot].iov_base = batch.data + <size_t> slot * lane.stride
+            batch.pieces[2 * slot].iov_len = lane.stride
+            batch.headers[slot].msg_hdr.msg_namelen = NAME
+    return recvmmsg(lane.number, batch.headers, BATCH, MSG_DONTWAIT, NULL)
+
+
+cdef void forget_kept(State *lane) noexcept nogil:
+    """What was kept is older than the key frame now."""
+    cdef Chunk *chunk
+    while lane.oldest != NULL:
+        chunk = lane.oldest
+        lane.oldest = chunk.next
+        if lane.spares < SPARE_CHUNKS:
+            chunk.next = lane.spare
+            lane.spare = chunk
+            lane.spares += 1
+        else:
+            free_chunk(lane, chunk)
+    lane.newest = NULL
+    lane.kept_bytes = 0
+
+
+cdef Chunk *another_chunk(State *lane, int64_t index) noexcept nogil:
+    cdef Chunk *chunk = lane.spare
+    if chunk != NULL:
         lane.spare = chunk.next
         lane.spares -= 1
     else:
-        chunk = new_chunk(lane, spill)
+        chunk = new_chunk(lane)
         if chunk == NULL:
             return NULL
     chunk.next = NULL
-    chunk.first = chunk.used = 0
-    chunk.index = lane.index
+    chunk.used = 0
+    chunk.index = index
     if lane.newest != NULL:
         lane.newest.next = chunk
     else:
@@ -239,40 +380,41 @@ cdef Chunk *room(State *lane, unsigned char *spill) noexcept nogil:
     return chunk
 
 
-cdef void drop_oldest(State *lane) noexcept nogil:
-    cdef Chunk *chunk = lane.oldest
-    lane.oldest = chunk.next
-    if lane.oldest == NULL:
-        lane.newest = NULL
-    lane.kept_bytes -= <int64_t> (chunk.used - chunk.first) * lane.stride
-    if lane.spares < SPARE_CHUNKS:
-        chunk.next = lane.spare
-        lane.spare = chunk
-        lane.spares += 1
-    else:
-        free_chunk(chunk)
-
-
-cdef void cut(State *lane, int64_t index) noexcept nogil:
-    """A key frame begins with packet ``index``, which is in the newest chunk: forget what is older."""
-    cdef Chunk *chunk
-    while lane.oldest != lane.newest:
-        drop_oldest(lane)
-    chunk = lane.newest
-    lane.keeping = 1
-    lane.cut = index
-    chunk.first = <int> (index - chunk.index)
-    lane.kept_bytes = 0
+cdef void keep(State *lane, Batch *batch, int first, int count, int64_t index) noexcept nogil:
+    """Put packets ``first`` to ``count - 1`` of a batch away; ``index`` is that of the first of them."""
+    cdef Chunk *chunk = lane.newest
+    cdef int part
+    lane.kept_bytes += <int64_t> (count - first) * lane.stride
+    if lane.kept_bytes > lane.limit_bytes:
+        lane.keeping = 0
+    while first < count and lane.keeping:
+        if chunk == NULL or chunk.used >= lane.slots:
+            chunk = another_chunk(lane, index)
+        if chunk == NULL:
+            lane.keeping = 0
+            break
+        part = min(count - first, lane.slots - chunk.used)
+        put_away(
+            chunk.data + <size_t> chunk.used * lane.stride, batch.data + <size_t> first * lane.stride,
+            <size_t> (part - 1) * lane.stride + batch.sizes[first + part - 1],
+        )
+        memcpy(chunk.sizes + chunk.used, batch.sizes + first, part * sizeof(uint16_t))
+        chunk.used += part
+        first += part
+        index += part
+    if not lane.keeping:
+        lane.cut = OVERFLOWN
+        forget_kept(lane)
 
 
 # --- one batch ---------------------------------------------------------------------------------------------------
 
-cdef int count_plain(State *lane, Chunk *chunk, int first, int count) noexcept nogil:
+cdef int count_plain(State *lane, Batch *batch, int count) noexcept nogil:
     """How many packets at the front of a batch are the next plain ones of the known sender."""
     cdef int slot
     cdef uint32_t fixed = 0x80000000u | lane.second << 16
-    cdef unsigned char *packet = chunk.data + <size_t> first * lane.stride
-    cdef mmsghdr *header = chunk.headers + first
+    cdef unsigned char *packet = batch.data
+    cdef mmsghdr *header = batch.headers
     for slot in range(count):
         if header.msg_len < HEADER or header.msg_len > <unsigned int> lane.stride:
             return slot
@@ -282,6 +424,7 @@ cdef int count_plain(State *lane, Chunk *chunk, int first, int count) noexcept n
             return slot
         if memcmp(header.msg_hdr.msg_name, lane.name, lane.name_size) != 0:
             return slot
+        batch.sizes[slot] = <uint16_t> header.msg_len
         packet += lane.stride
         header += 1
     return count
@@ -318,32 +461,29 @@ cdef void look(State *lane, unsigned char *payload, unsigned int size, int64_t i
         lane.audio += 1
 
 
-cdef void take(State *lane, Chunk *chunk, int first, int count, double now) noexcept nogil:
-    """Count ``count`` plain packets and look for key frames; headers are still as they came in."""
+cdef int take(State *lane, Batch *batch, int count, double now) noexcept nogil:
+    """Count plain packets and look for key frames; headers are still as they came in. The place of a key frame or -1."""
     cdef int slot
-    cdef int64_t index = lane.index
-    cdef int64_t key = -1
+    cdef int key = -1
     cdef uint64_t size = 0
     cdef uint32_t stamp = lane.watched_stamp
     cdef uint32_t here
-    cdef unsigned char *packet
+    cdef unsigned char *packet = batch.data
     cdef double transit, difference
-    for slot in range(first, first + count):
-        packet = chunk.data + <size_t> slot * lane.stride
-        size += chunk.headers[slot].msg_len
+    for slot in range(count):
+        size += batch.sizes[slot]
         here = read32(packet + 4)
         if here != stamp or not lane.watching:
             lane.watching = 1
             stamp = here
-            look(lane, packet + HEADER, chunk.headers[slot].msg_len - HEADER, index)
-            if lane.marked == index:
-                key = index
-        index += 1
-    chunk.used = first + count
+            look(lane, packet + HEADER, batch.sizes[slot] - HEADER, lane.index + slot)
+            if lane.marked == lane.index + slot:
+                key = slot
+        packet += lane.stride
     lane.watched_stamp = stamp
     lane.packets += count
     lane.bytes += size
-    lane.index = index
+    lane.index += count
     lane.expected = <uint16_t> (lane.expected + count)
     lane.last_packet = now
     if stamp != lane.last_stamp:
@@ -357,24 +497,13 @@ cdef void take(State *lane, Chunk *chunk, int first, int count, double now) noex
         lane.has_transit = 1
         lane.transit = transit
         lane.last_stamp = stamp
-    if key >= 0:
-        cut(lane, key)
-        lane.kept_bytes = (index - key) * lane.stride
-    elif lane.keeping:
-        lane.kept_bytes += <int64_t> count * lane.stride
-        if lane.kept_bytes > lane.limit_bytes:
-            lane.keeping = 0
-            lane.cut = OVERFLOWN
-            while lane.oldest != lane.newest:
-                drop_oldest(lane)
-            chunk.first = chunk.used
-            lane.kept_bytes = 0
+    return key
 
 
-cdef void rewrite(State *lane, Target *target, Chunk *chunk, int first, int count, int64_t index) noexcept nogil:
+cdef void rewrite(State *lane, Target *target, Batch *batch, int count, int64_t index) noexcept nogil:
     cdef int slot
     cdef uint16_t sequence = <uint16_t> (index + target.offset)
-    cdef unsigned char *packet = chunk.data + <size_t> first * lane.stride
+    cdef unsigned char *packet = batch.data
     for slot in range(count):
         write16(packet + 2, sequence)
         write32(packet + 8, target.ssrc)
@@ -382,31 +511,31 @@ cdef void rewrite(State *lane, Target *target, Chunk *chunk, int first, int coun
         packet += lane.stride
 
 
-cdef void mark(State *lane, Chunk *chunk, int first, int count, int payload_type) noexcept nogil:
+cdef void mark(State *lane, Batch *batch, int count, int payload_type) noexcept nogil:
     cdef int slot
-    cdef unsigned char *packet
-    for slot in range(first, first + count):
-        packet = chunk.data + <size_t> slot * lane.stride
+    cdef unsigned char *packet = batch.data
+    for slot in range(count):
         packet[1] = <unsigned char> (packet[1] & 0x80 | payload_type)
+        packet += lane.stride
 
 
-cdef void shift_stamps(State *lane, Chunk *chunk, int first, int count) noexcept nogil:
+cdef void shift_stamps(State *lane, Batch *batch, int count) noexcept nogil:
     cdef int slot
-    cdef unsigned char *packet
-    for slot in range(first, first + count):
-        packet = chunk.data + <size_t> slot * lane.stride
+    cdef unsigned char *packet = batch.data
+    for slot in range(count):
         write32(packet + 4, read32(packet + 4) + lane.shift)
+        packet += lane.stride
 
 
-cdef void send_plain(State *lane, Target *target, Chunk *chunk, int first, int count) noexcept nogil:
+cdef void send_plain(State *lane, Target *target, Batch *batch, int first, int count) noexcept nogil:
     """One packet a datagram, many with one call. What the socket does not take is dropped and counted."""
     cdef mmsghdr headers[BATCH]
     cdef iovec pieces[BATCH]
     cdef int slot, done, at = 0
     memset(headers, 0, sizeof(mmsghdr) * count)
     for slot in range(count):
-        pieces[slot].iov_base = chunk.data + <size_t> (first + slot) * lane.stride
-        pieces[slot].iov_len = chunk.headers[first + slot].msg_len
+        pieces[slot].iov_base = batch.data + <size_t> (first + slot) * lane.stride
+        pieces[slot].iov_len = batch.sizes[first + slot]
         headers[slot].msg_hdr.msg_iov = &pieces[slot]
         headers[slot].msg_hdr.msg_iovlen = 1
     while at < count:
@@ -419,24 +548,24 @@ cdef void send_plain(State *lane, Target *target, Chunk *chunk, int first, int c
             at += 1
 
 
-cdef int send_cut(State *lane, Target *target, Chunk *chunk, int first, int count) noexcept nogil:
+cdef int send_cut(State *lane, Target *target, Batch *batch, int first, int count) noexcept nogil:
     """Neighbours of one size as one send that the kernel cuts. 0, or the error number."""
     cdef iovec pieces[BATCH]
     cdef msghdr header
     cdef unsigned char control[64]
     cdef cmsghdr *message = <cmsghdr *> control
-    cdef unsigned int size = chunk.headers[first].msg_len
+    cdef unsigned int size = batch.sizes[first]
     cdef int slot
     memset(&header, 0, sizeof(msghdr))
     header.msg_iov = pieces
     if size == <unsigned int> lane.stride:
-        pieces[0].iov_base = chunk.data + <size_t> first * lane.stride
-        pieces[0].iov_len = <size_t> (count - 1) * size + chunk.headers[first + count - 1].msg_len
+        pieces[0].iov_base = batch.data + <size_t> first * lane.stride
+        pieces[0].iov_len = <size_t> (count - 1) * size + batch.sizes[first + count - 1]
         header.msg_iovlen = 1
     else:
         for slot in range(count):
-            pieces[slot].iov_base = chunk.data + <size_t> (first + slot) * lane.stride
-            pieces[slot].iov_len = chunk.headers[first + slot].msg_len
+            pieces[slot].iov_base = batch.data + <size_t> (first + slot) * lane.stride
+            pieces[slot].iov_len = batch.sizes[first + slot]
         header.msg_iovlen = count
     if count > 1:
         memset(control, 0, 24)
@@ -451,25 +580,25 @@ cdef int send_cut(State *lane, Target *target, Chunk *chunk, int first, int coun
     return errno
 
 
-cdef void send(State *lane, Target *target, Chunk *chunk, int first, int count) noexcept nogil:
+cdef void send(State *lane, Target *target, Batch *batch, int first, int count) noexcept nogil:
     cdef int until = first + count
     cdef int following, limit, error
     cdef unsigned int size
     while first < until:
         if not target.gso:
-            send_plain(lane, target, chunk, first, until - first)
+            send_plain(lane, target, batch, first, until - first)
             return
-        size = chunk.headers[first].msg_len
+        size = batch.sizes[first]
         limit = SEGMENT_BYTES // <int> size
         limit = first + (1 if limit < 1 else SEGMENTS if limit > SEGMENTS else limit)
         if limit > until:
             limit = until
         following = first + 1
-        while following < limit and chunk.headers[following].msg_len == size:
+        while following < limit and batch.sizes[following] == size:
             following += 1
-        if following < limit and chunk.headers[following].msg_len < size:
+        if following < limit and batch.sizes[following] < size:
             following += 1
-        error = send_cut(lane, target, chunk, first, following - first)
+        error = send_cut(lane, target, batch, first, following - first)
         if error == 0:
             target.sent += following - first
         elif error == EAGAIN or error == ECONNREFUSED:
@@ -479,74 +608,76 @@ cdef void send(State *lane, Target *target, Chunk *chunk, int first, int count) 
                 target.refusals += 1
                 if target.refusals >= MAX_REFUSALS:
                     target.gso = 0
-            send_plain(lane, target, chunk, first, following - first)
+            send_plain(lane, target, batch, first, following - first)
         first = following
 
 
-cdef void keep_odd(State *lane, Chunk *chunk, int first, int count) noexcept nogil:
-    """Copy packets that were not understood: their owner judges them."""
+cdef void serve(State *lane, Target *target, Batch *batch, int count, int64_t index) noexcept nogil:
+    """One target's packets: its own headers on the payload that all share."""
+    rewrite(lane, target, batch, count, index)
+    if target.payload_type >= 0:
+        mark(lane, batch, count, target.payload_type)
+    send(lane, target, batch, 0, count)
+    if target.payload_type >= 0:
+        mark(lane, batch, count, lane.second)
+
+
+cdef void keep_odd(State *lane, Batch *batch, int first, int count) noexcept nogil:
+    """Copy the packets of a batch from ``first`` on that were not understood: their owner judges them."""
     cdef int slot
     cdef uint32_t length, here
     cdef size_t total = 0
     cdef unsigned char *at
     cdef mmsghdr *header
-    for slot in range(first, first + count):
-        total += 4 + NAME + chunk.headers[slot].msg_len
+    for slot in range(first, count):
+        total += 4 + NAME + batch.headers[slot].msg_len
     at = <unsigned char *> malloc(total)
     if at == NULL:
         return
     lane.odd = at
-    lane.odd_size = total
-    lane.odd_count = count
-    for slot in range(first, first + count):
-        header = &chunk.headers[slot]
+    lane.odd_count = count - first
+    for slot in range(first, count):
+        header = &batch.headers[slot]
         length = header.msg_len
         memcpy(at, &length, 4)
         memcpy(at + 4, header.msg_hdr.msg_name, NAME)
         at += 4 + NAME
         here = length if length < <uint32_t> lane.stride else <uint32_t> lane.stride
-        memcpy(at, chunk.data + <size_t> slot * lane.stride, here)
+        memcpy(at, batch.pieces[2 * slot].iov_base, here)
         if length > here:
-            memcpy(at + here, chunk.iovecs[2 * slot + 1].iov_base, length - here)
+            memcpy(at + here, batch.pieces[2 * slot + 1].iov_base, length - here)
         at += length
 
 
-cdef int visit(State *lane, double now, unsigned char *spill) noexcept nogil:
+cdef int visit(State *lane, Batch *batch, double now) noexcept nogil:
     """Read one lane until it is empty, odd, or has had its share of this tick."""
-    cdef Chunk *chunk
-    cdef int first, wanted, count, plain, number
+    cdef int count, plain, number, key
     cdef int64_t index
     cdef int64_t left = lane.paced_bytes if lane.held else lane.burst_bytes
     lane.held = 0
     while True:
-        chunk = room(lane, spill)
-        if chunk == NULL:
-            return ODD
-        first = chunk.used
-        wanted = SLOTS - first
-        if wanted > BATCH:
-            wanted = BATCH
-        count = recvmmsg(lane.number, chunk.headers + first, wanted, MSG_DONTWAIT, NULL)
+        count = receive(lane, batch)
         if count <= 0:
             return EMPTY
         index = lane.index
-        plain = count_plain(lane, chunk, first, count)
+        plain = count_plain(lane, batch, count)
         if plain > 0:
-            take(lane, chunk, first, plain, now)
+            key = take(lane, batch, plain, now)
             if lane.shift:
-                shift_stamps(lane, chunk, first, plain)
+                shift_stamps(lane, batch, plain)
             for number in range(lane.target_count):
-                rewrite(lane, &lane.targets[number], chunk, first, plain, index)
-                if lane.targets[number].payload_type >= 0:
-                    mark(lane, chunk, first, plain, lane.targets[number].payload_type)
-                    send(lane, &lane.targets[number], chunk, first, plain)
-                    mark(lane, chunk, first, plain, lane.second)
-                else:
-                    send(lane, &lane.targets[number], chunk, first, plain)
+                serve(lane, &lane.targets[number], batch, plain, index)
+            if key >= 0:
+                forget_kept(lane)
+                lane.keeping = 1
+                lane.cut = index + key
+            if lane.keeping:
+                key = max(key, 0)
+                keep(lane, batch, key, plain, index + key)
         if plain < count:
-            keep_odd(lane, chunk, first + plain, count - plain)
+            keep_odd(lane, batch, plain, count)
             return ODD
-        if count < wanted:
+        if count < BATCH:
             return EMPTY
         left -= <int64_t> count * lane.stride
         if left <= 0 and not lane.waits:
@@ -566,21 +697,25 @@ cdef class Lane:
 
     cdef State *state
     cdef Sweep sweep
+    cdef Sweep memory           # keeps the blocks' owner alive
     cdef readonly int number
 
     def __cinit__(self, Sweep sweep, int number, bytes name, int stride, int target_count):
-        self.sweep = sweep
+        self.sweep = self.memory = sweep
         self.number = number
-        if not 0 < len(name) <= NAME or not HEADER <= stride <= 0xFFFF or target_count < 0:
+        if not 0 < len(name) <= NAME or not HEADER <= stride <= MAX_STRIDE or target_count < 0:
             raise ValueError("no lane with such a name, stride or number of targets")
         self.state = <State *> calloc(1, sizeof(State))
         if self.state == NULL:
             raise MemoryError
+        pthread_mutex_init(&self.state.lock, NULL)
         self.state.targets = <Target *> calloc(max(target_count, 1), sizeof(Target))
         if self.state.targets == NULL:
             raise MemoryError
         self.state.number = number
         self.state.stride = stride
+        self.state.slots = BLOCK // stride
+        self.state.pool = &sweep.pool
         self.state.name_size = len(name)
         memcpy(self.state.name, <const char *> name, len(name))
         self.state.marked = self.state.cut = -1
@@ -588,63 +723,75 @@ cdef class Lane:
 
     def __dealloc__(self):
         if self.state != NULL:
-            free_chunks(self.state.oldest)
-            free_chunks(self.state.spare)
+            free_chunks(self.state, self.state.oldest)
+            free_chunks(self.state, self.state.spare)
             free(self.state.targets)
             free(self.state.odd)
+            pthread_mutex_destroy(&self.state.lock)
             free(self.state)
 
     def counters(self):
         """(packets, bytes, video, audio, keys) since the last call, then (index, expected, stamp, arrival, jitter,
         transit, marked, watched stamp, cut) as they stand."""
         cdef State *s = self.state
+        pthread_mutex_lock(&s.lock)
         counted = (s.packets, s.bytes, s.video, s.audio, s.keys)
         s.packets = s.bytes = 0
         s.video = s.audio = s.keys = 0
-        return counted, (
+        standing = (
             s.index, s.expected, s.last_stamp, s.last_packet, s.jitter, s.transit if s.has_transit else None,
             s.marked, s.watched_stamp, s.cut,
         )
+        pthread_mutex_unlock(&s.lock)
+        return counted, standing
 
     def sent(self):
         """(packets sent, packets dropped, still segmented) of each target, counted since the last call."""
         cdef int number
         cdef Target *target
         result = []
+        pthread_mutex_lock(&self.state.lock)
         for number in range(self.state.target_count):
             target = &self.state.targets[number]
             result.append((target.sent, target.dropped, bool(target.gso)))
             target.sent = target.dropped = 0
+        pthread_mutex_unlock(&self.state.lock)
         return result
 
     def runs(self):
-        """The kept packets as (index, buffer, sizes, stamps) with the lane's stride, oldest first, in copies."""
+        """The kept packets as (index, buffer, sizes, stamps) with the lane's stride, oldest first, in copies.
+
+        Only of a closed lane.
+        """
         cdef State *s = self.state
         cdef Chunk *chunk = s.oldest
         cdef int slot
-        cdef size_t start, size
+        cdef size_t size
         cdef bytearray buffer
+        if self.sweep is not None:
+            raise RuntimeError("the lane is still open")
         result = []
         while chunk != NULL:
-            if chunk.used > chunk.first and s.keeping:
-                start = <size_t> chunk.first * s.stride
-                size = <size_t> (chunk.used - 1 - chunk.first) * s.stride + chunk.headers[chunk.used - 1].msg_len
-                buffer = bytearray((<char *> chunk.data)[start:start + size])
-                sizes = [chunk.headers[slot].msg_len for slot in range(chunk.first, chunk.used)]
+            if chunk.used:
+                size = <size_t> (chunk.used - 1) * s.stride + chunk.sizes[chunk.used - 1]
+                buffer = bytearray((<char *> chunk.data)[:size])
+                sizes = [chunk.sizes[slot] for slot in range(chunk.used)]
                 stamps = [
                     <uint32_t> (read32(chunk.data + <size_t> slot * s.stride + 4) - s.shift)
-                    for slot in range(chunk.first, chunk.used)
+                    for slot in range(chunk.used)
                 ]
-                result.append((chunk.index + chunk.first, buffer, sizes, stamps))
+                result.append((chunk.index, buffer, sizes, stamps))
             chunk = chunk.next
         return result
 
     def odd(self):
-        """The packets because of which the lane was left, as (bytes, raw source address)."""
+        """The packets because of which the lane was left, as (bytes, raw source address). Only of a closed lane."""
         cdef State *s = self.state
         cdef unsigned char *at = s.odd
         cdef uint32_t length
         cdef int number
+        if self.sweep is not None:
+            raise RuntimeError("the lane is still open")
         result = []
         for number in range(s.odd_count):
             memcpy(&length, at, 4)
@@ -656,34 +803,72 @@ cdef class Lane:
         return result
 
     def close(self):
-        """Take the lane out of its sweep."""
+        """Take the lane out of its sweep; the thread does not touch it afterwards."""
         if self.sweep is not None:
-            self.sweep._forget(self.number)
+            self.sweep._forget(self)
             self.sweep = None
 
 
 cdef class Sweep:
-    """All lanes of one epoll set. :meth:`run` serves them; the rest of the set is the caller's business."""
+    """All lanes of one thread. :meth:`run` is the thread's work; the rest is called by the lanes' owner, one at a time.
+
+    :attr:`bell` is a descriptor that becomes readable when lanes were left: :meth:`left` names them.
+    """
 
     cdef int epoll
+    cdef readonly int bell
+    cdef int waker              # an eventfd in the epoll set, so that a sleeping thread sees the end
+    cdef int stopping
+    cdef pthread_mutex_t lock   # protects the table and the list of lanes left
     cdef State **lanes
     cdef int size
-    cdef unsigned char *spill
+    cdef int *gone
+    cdef int gone_count
+    cdef Batch *batch
+    cdef Pool pool
     cdef dict objects
-    cdef readonly list left     # lanes that were left in the latest run, closed
-    cdef readonly int ready     # readable descriptors of the latest run
+    cdef readonly long long ticks
 
-    def __cinit__(self, int epoll):
-        self.epoll = epoll
+    def __cinit__(self):
+        cdef epoll_event event
+        self.bell = self.waker = -1
+        pthread_mutex_init(&self.lock, NULL)
         self.objects = {}
-        self.left = []
-        self.spill = <unsigned char *> malloc(BATCH * SPILL)
-        if self.spill == NULL:
-            raise MemoryError
+        self.epoll = epoll_create1(EPOLL_CLOEXEC)
+        self.bell = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        self.waker = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        pthread_mutex_init(&self.pool.lock, NULL)
+        self.batch = <Batch *> calloc(1, sizeof(Batch))
+        if self.batch != NULL:
+            self.batch.spill = <unsigned char *> malloc(BATCH * SPILL)
+            self.batch.data = <unsigned char *> malloc(BATCH * MAX_STRIDE)
+        if self.batch == NULL or self.batch.spill == NULL or self.batch.data == NULL or self.epoll < 0 or self.bell < 0 or self.waker < 0:
+            raise OSError("no descriptors or no memory for a sweep")
+        prepare(self.batch)
+        event.events = EPOLLIN
+        event.data.fd = self.waker
+        epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.waker, &event)
 
     def __dealloc__(self):
+        cdef int number
+        for number in range(self.pool.slab_count):
+            free(self.pool.slabs[number])
+        free(self.pool.slabs)
+        free(self.pool.blocks)
+        pthread_mutex_destroy(&self.pool.lock)
+        if self.batch != NULL:
+            free(self.batch.spill)
+            free(self.batch.data)
+            free(self.batch)
+        if self.epoll >= 0:
+            close(self.epoll)
+        if self.bell >= 0:
+            close(self.bell)
+        if self.waker >= 0:
+            close(self.waker)
+        pthread_mutex_destroy(&self.lock)
         free(self.lanes)
-        free(self.spill)
+        free(self.gone)
 
     def __len__(self):
         return len(self.objects)
@@ -718,43 +903,126 @@ cdef class Sweep:
     cdef _remember(self, int number, Lane lane):
         cdef int size = self.size
         cdef State **larger
+        cdef int *more
+        cdef epoll_event event
+        pthread_mutex_lock(&self.lock)
         if number >= size:
             size = max(number + 1, 2 * size, 256)
             larger = <State **> realloc(self.lanes, size * sizeof(State *))
-            if larger == NULL:
+            if larger != NULL:
+                memset(larger + self.size, 0, (size - self.size) * sizeof(State *))
+                self.lanes = larger
+            more = <int *> realloc(self.gone, size * sizeof(int))
+            if more != NULL:
+                self.gone = more
+            if larger == NULL or more == NULL:
+                pthread_mutex_unlock(&self.lock)
                 raise MemoryError
-            memset(larger + self.size, 0, (size - self.size) * sizeof(State *))
-            self.lanes, self.size = larger, size
+            self.size = size
         self.lanes[number] = lane.state
+        pthread_mutex_unlock(&self.lock)
         self.objects[number] = lane
+        event.events = EPOLLIN
+        event.data.fd = number
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, number, &event) < 0:
+            lane.close()
+            raise OSError(errno, "the socket cannot be watched")
 
-    cdef _forget(self, int number):
-        if number < self.size:
-            self.lanes[number] = NULL
-        self.objects.pop(number, None)
+    cdef _forget(self, Lane lane):
+        cdef epoll_event event
+        pthread_mutex_lock(&self.lock)
+        self.lanes[lane.number] = NULL
+        pthread_mutex_unlock(&self.lock)
+        with nogil:  # wait until the thread is out of it
+            pthread_mutex_lock(&lane.state.lock)
+            pthread_mutex_unlock(&lane.state.lock)
+        epoll_ctl(self.epoll, EPOLL_CTL_DEL, lane.number, &event)
+        self.objects.pop(lane.number, None)
 
-    def run(self, double now):
-        """Serve every readable lane; returns the readable descriptors that are no lanes."""
-        cdef epoll_event events[EVENTS]
-        cdef int ready, at, number
-        cdef int others = 0
-        cdef int odd = 0
-        cdef State *lane
+    def left(self):
+        """The lanes that were left since the last call, closed."""
+        cdef uint64_t rung
+        cdef int at
+        read(self.bell, &rung, 8)
+        pthread_mutex_lock(&self.lock)
+        numbers = [self.gone[at] for at in range(self.gone_count)]
+        self.gone_count = 0
+        pthread_mutex_unlock(&self.lock)
+        lanes = [self.objects[number] for number in numbers if number in self.objects]
+        for lane in lanes:
+            lane.close()
+        return lanes
+
+    def stop(self):
+        """Let :meth:`run` return soon, also when it sleeps."""
+        cdef uint64_t one = 1
+        self.stopping = 1
+        write(self.waker, &one, 8)
+
+    def run(self, double tick_s):
+        """Serve all lanes every ``tick_s`` seconds until :meth:`stop`; sleeps while there is no traffic."""
         with nogil:
-            ready = epoll_wait(self.epoll, events, EVENTS, 0)
-            for at in range(ready):
-                number = events[at].data.fd
-                lane = self.lanes[number] if number < self.size else NULL
-                if lane == NULL:
-                    events[others].data.fd = number
-                    others += 1
-                elif visit(lane, now, self.spill) == ODD:
-                    events[EVENTS - 1 - odd].data.fd = number
-                    odd += 1
-        self.ready = max(ready, 0)
-        self.left = []
-        for at in range(odd):
-            gone = <Lane> self.objects[events[EVENTS - 1 - at].data.fd]
-            gone.close()
-            self.left.append(gone)
-        return [events[at].data.fd for at in range(others)]
+            self._run(<long long> (tick_s * 1e9))
+
+    cdef void _run(self, long long tick_ns) noexcept nogil:
+        cdef timespec now, due
+        cdef int empty = 0
+        clock_gettime(CLOCK_MONOTONIC, &due)
+        while not self.stopping:
+            if self._sweep(0 if empty < IDLE_TICKS else -1):
+                empty = 0
+            else:
+                empty += 1
+            self.ticks += 1
+            due.tv_nsec += tick_ns
+            while due.tv_nsec >= 1000000000:
+                due.tv_nsec -= 1000000000
+                due.tv_sec += 1
+            clock_gettime(CLOCK_MONOTONIC, &now)
+            if now.tv_sec > due.tv_sec or (now.tv_sec == due.tv_sec and now.tv_nsec > due.tv_nsec):
+                due = now
+            clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &due, NULL)
+
+    cdef int _sweep(self, int timeout) noexcept nogil:
+        """Serve every readable lane; the number of readable descriptors."""
+        cdef epoll_event events[EVENTS]
+        cdef timespec clock
+        cdef double now
+        cdef int at, number, result
+        cdef State *lane
+        cdef int odd = 0
+        cdef uint64_t one = 1
+        cdef int ready = epoll_wait(self.epoll, events, EVENTS, timeout)
+        clock_gettime(CLOCK_MONOTONIC, &clock)
+        now = <double> clock.tv_sec + <double> clock.tv_nsec * 1e-9
+        for at in range(ready):
+            number = events[at].data.fd
+            pthread_mutex_lock(&self.lock)
+            lane = self.lanes[number] if number < self.size else NULL
+            if lane == NULL:
+                pthread_mutex_unlock(&self.lock)
+                continue
+            pthread_mutex_lock(&lane.lock)
+            pthread_mutex_unlock(&self.lock)
+            result = visit(lane, self.batch, now)
+            pthread_mutex_unlock(&lane.lock)
+            if result == ODD:
+                self._drop(number, lane)
+                odd = 1
+        if odd:
+            write(self.bell, &one, 8)
+        return ready
+
+    cdef void _drop(self, int number, State *lane) noexcept nogil:
+        """Leave a lane, unless its owner closed it meanwhile."""
+        cdef epoll_event event
+        cdef int at = 0
+        pthread_mutex_lock(&self.lock)
+        if self.lanes[number] == lane:
+            self.lanes[number] = NULL
+            epoll_ctl(self.epoll, EPOLL_CTL_DEL, number, &event)
+            while at < self.gone_count and self.gone[at] != number:
+                at += 1
+            self.gone[at] = number  # each number at most once, so the list is never longer than the table
+            self.gone_count = max(self.gone_count, at + 1)
+        pthread_mutex_unlock(&self.lock)

@@ -71,6 +71,8 @@ class Relay:
         self._clock = clock
         self._lease: PortLease | None = None
         self._output: UdpOutput | TcpOutput | None = None
+        self._tcp: TcpOutput | None = None
+        """The output again, where it is a connection."""
         self._connection: socket.socket | None = None
         self._task: asyncio.Task[None] | None = None
         self._started = False
@@ -171,7 +173,7 @@ class Relay:
             if run.arrival != self._burst_mono:
                 self._burst_mono, self._burst_bytes = run.arrival, 0
             self._burst_bytes += len(run.sizes) * run.sizes[0]
-            if self._burst_bytes <= BURST_BYTES or isinstance(self._output, TcpOutput):
+            if self._burst_bytes <= BURST_BYTES or self._tcp is not None:
                 self._transmit(run)
                 return
             self._live = False
@@ -185,6 +187,7 @@ class Relay:
 
     def _begin(self, output: UdpOutput | TcpOutput) -> None:
         self._output = output
+        self._tcp = output if isinstance(output, TcpOutput) else None
         self._pending.extend(self._source.cached_runs())
         self._pending_bytes = sum(sum(run.sizes) for run in self._pending)
         self._source.add_relay(self)
@@ -198,7 +201,7 @@ class Relay:
         """Paced work: the cached packets or a large burst, then the backlog of a slow TCP peer."""
         budget = max(PACED_BYTES, self._pending_bytes // 64)
         while self._pending and budget > 0:
-            if isinstance(self._output, TcpOutput) and self._output.backlog_bytes > TCP_BACKLOG_BYTES // 2:
+            if self._tcp is not None and self._tcp.backlog_bytes > TCP_BACKLOG_BYTES // 2:
                 break
             run = self._pending.popleft()
             fitting = max(1, budget // run.sizes[0])
@@ -211,7 +214,7 @@ class Relay:
             self._transmit(run)
         if not self._pending:
             self._live = True
-        backlog = isinstance(self._output, TcpOutput) and self._output.flush(now)
+        backlog = self._tcp is not None and self._tcp.flush(now)
         return bool(self._pending) or backlog
 
     def _transmit(self, run: Run) -> None:
@@ -228,7 +231,7 @@ class Relay:
             mark_payload_type(run, wanted)
             output.send(run)
             mark_payload_type(run, run.payload_type)
-        if isinstance(output, TcpOutput) and output.backlog_bytes:
+        if self._tcp is not None and self._tcp.backlog_bytes:
             self._pump.every_tick(self, self._tick)
 
     # --- connections -------------------------------------------------------------------------------------------

@@ -105,12 +105,14 @@ class GbSource:
         """Nobody watches: packets are cached and relayed, but not demuxed."""
         self._watch = KeyWatch()
         self._steady = Steady(
-            pump=pump, ingest=self.ingest, watch=self._watch, cache=self.cache, odd=self._after_lane
-        )
+            pump=pump, ingest=self.ingest, watch=self._watch, cache=self.cache, odd=self._take_single,
+            drain=self._drain_udp, clock=clock,
+        )  # fmt: skip
         self._unwatched = (0, 0, 0)
         self._unwatched_from = (0, 0, 0)
         stream.on_use = self._wake
-        self._kept: Run | None = None
+        self._receiver: BatchReceiver | None = None
+        self._number = -1
         self._chosen: TcpInput | None = None
         """The connection that carries the session."""
         self._source_names = bytearray()
@@ -134,6 +136,10 @@ class GbSource:
             port = self._shared.port
         elif transport is Transport.UDP:
             self._lease = self._ports.lease_udp(now)
+            self._receiver, self._number = (
+                self._pump.receiver(self._lease.rtp.family),
+                self._lease.rtp.fileno(),
+            )
             self._pump.register(self._lease.rtp, self._drain_udp)
             if self._lease.rtcp is not None:
                 self._pump.register(self._lease.rtcp, self._drain_rtcp)
@@ -223,22 +229,15 @@ class GbSource:
 
     def _deliver(self, run: Run) -> None:
         """One run, in order: keep, relay, demux."""
-        self._kept = None
-        if self.cache.keeping:
-            self._kept = run.copy()
-            self.cache.add(self._kept)
         keys = self._watch.take(run)
-        for relay in tuple(self.relays):
-            relay.forward(run, lambda: self._keep(run))
+        for relay in self.relays:  # none leaves the list in here: relays end by the loop
+            relay.forward(run, run.own)
+        if self.cache.keeping:
+            self.cache.add(run.own())  # once for the cache and all relays that hold it
         if not self.resting:
             self.content.take(run)
         elif keys:
             self.cache.cut(keys[-1])
-
-    def _keep(self, run: Run) -> Run:
-        if self._kept is None:
-            self._kept = run.copy()
-        return self._kept
 
     def _rest_if_unwatched(self) -> None:
         """With relays alone there is nobody to demux for; the packets since the last key frame are kept anyway."""
@@ -322,21 +321,17 @@ class GbSource:
         """Read what is there, many packets at a time where the system can."""
         if self._lease is None:
             return
-        sock = self._lease.rtp
-        receiver = self._pump.receiver(sock.family)
+        receiver, number = self._receiver, self._number
         if receiver is None:
-            self._drain_singly(sock, now)
+            self._drain_singly(self._lease.rtp, now)
             return
         for _ in range(_DRAIN_ROUNDS):
             stride = self._stride
-            lengths = receiver.receive(sock.fileno(), stride)
+            lengths = receiver.receive(number, stride)
             count = len(lengths)
             if not count:
                 return
-            known = (
-                receiver.names[: count * receiver.name_size]
-                == self._source_names[: count * receiver.name_size]
-            )
+            known = receiver.names.startswith(self._source_names[: count * receiver.name_size] or b"?")
             longest = max(lengths)
             if known and longest <= stride and min(lengths) >= rtp.HEADER_SIZE:
                 starts = range(0, count * stride, stride)
@@ -358,12 +353,8 @@ class GbSource:
         ]
         self._take_single(packets, now)
 
-    def _after_lane(self, packets: list[tuple[bytes, bytes]], now: float) -> None:
-        """Compiled code left the session to us: what it did not understand, then what is still in the socket."""
-        self._take_single(packets, now)
-        self._drain_udp(now)
-
     def _take_single(self, packets: list[tuple[bytes, bytes]], now: float) -> None:
+        """Packets with their raw source addresses, one by one."""
         for packet, name in packets:
             address = address_of(name)
             if self._source_names.startswith(name) and len(packet) >= rtp.HEADER_SIZE:

@@ -26,7 +26,8 @@ _OVERFLOWN = -2
 
 
 class Steady:
-    """One session's lane. ``odd(packets, now)`` gets what came in when the lane was left: bytes and raw source."""
+    """One session's lane. ``odd(packets, now)`` gets what the lane did not understand: bytes and raw source each;
+    ``drain(now)`` reads on."""
 
     def __init__(
         self,
@@ -36,12 +37,16 @@ class Steady:
         watch: KeyWatch,
         cache: PacketCache,
         odd: Callable[[list[tuple[bytes, bytes]], float], None],
+        drain: Callable[[float], None],
+        clock: Callable[[], float],
     ) -> None:
         self._pump = pump
         self._ingest = ingest
         self._watch = watch
         self._cache = cache
         self._odd = odd
+        self._drain = drain
+        self._clock = clock
         self._lane: Lane | None = None
         self._stride = 0
         self._relays: tuple[Relay, ...] = ()
@@ -91,6 +96,13 @@ class Steady:
         self.settle()
         self._lane = None
         self._relays = ()
+        self._take_kept(lane)
+        odd = lane.odd()
+        if odd:  # the lane was left already, and we had not heard of it
+            self._odd(odd, self._clock())
+
+    def _take_kept(self, lane: Lane) -> None:
+        """The packets since the last key frame go back to the cache."""
         cut = lane.counters()[1][-1]
         if cut == _OVERFLOWN:
             self._cache.overflow()
@@ -110,5 +122,6 @@ class Steady:
             self._cache.cut(cut)
 
     def _left(self, lane: Lane, now: float) -> None:
+        """Something odd came: on in Python, with what is still in the socket as well."""
         self.leave()
-        self._odd(lane.odd(), now)
+        self._drain(now)
