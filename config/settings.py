@@ -129,6 +129,11 @@ class MediaSettings(Section):
     webrtc_port_max: PortNumber = 24999
     decode_workers: Annotated[int, Field(ge=1, le=32)] = 2
     """Processes per node that decode key frames for snapshots."""
+    transcoders: Annotated[int, Field(ge=0, le=64)] = 2
+    """Processes per node that make H.264 of what a browser cannot play; 0: none."""
+    transcode_width: Annotated[int, Field(ge=16, le=4096)] = 1280
+    transcode_height: Annotated[int, Field(ge=16, le=4096)] = 720
+    transcode_kbit_s: Annotated[int, Field(ge=50, le=50_000)] = 2000
     transport: Literal["udp", "tcp_passive", "tcp_active"] = "tcp_passive"
     """Default toward devices; each device can have its own."""
     invite_timeout_s: Annotated[float, Field(gt=0)] = 15.0

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-Code = Literal["not_found", "no_port", "not_ready", "unsupported", "unavailable", "bad_request", "forbidden"]
+Code = Literal[
+    "not_found",
+    "no_port",
+    "not_ready",
+    "unsupported",
+    "unavailable",
+    "bad_request",
+    "forbidden",
+    "transcoders_busy",
+]
 
 _STATUS: dict[str, int] = {
     "bad_request": 400,
@@ -14,6 +23,7 @@ _STATUS: dict[str, int] = {
     "no_port": 503,
     "not_ready": 503,
     "unavailable": 503,
+    "transcoders_busy": 503,
 }
 
 

@@ -20,6 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 
 from aiohttp import web
 from pydantic import ValidationError
@@ -39,6 +40,7 @@ from media.sources.gb import GbSource
 from media.sources.launch import Launcher
 from media.sources.recording import RecordingSource
 from media.sources.shared_port import SharedPort
+from media.sources.transcode import TranscoderSlots
 from media.specs import (
     DecodeStats,
     InputControl,
@@ -59,6 +61,7 @@ from media.specs import (
     StreamLost,
     StreamReady,
     StreamStats,
+    TranscodeStats,
     Transport,
     ViewerEnded,
     WebRtcStats,
@@ -119,6 +122,9 @@ class Node:
         self._watching: asyncio.Task[None] | None = None
 
     # --- life --------------------------------------------------------------------------------------------------
+        self.draining = False
+        """The node is being stopped: what flows goes on for a moment, nothing new begins."""
+        self._transcoders = TranscoderSlots(config.transcoders)
 
     async def start(self) -> None:
         """Bind the shared port and both sites. OSError when an address is taken."""
@@ -323,6 +329,7 @@ class Node:
         self.streams.pop(stream_id, None)
         log.info(
             "event=receiver_closed stream_id=%s packets=%d lost=%d", stream_id, stats.packets, stats.lost
+            transcoders=self._transcoders,
         )
 
     def stream(self, stream_id: str) -> Stream:
@@ -452,6 +459,7 @@ def _listener(host: str, port: int) -> socket.socket:
     return listener
 
 
+            transcode=TranscodeStats(**asdict(self._transcoders)),
 def _is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)

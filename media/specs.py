@@ -170,6 +170,34 @@ class FileInput(InputSpec):
     loop: bool = True
 
 
+class DownloadSpec(Record):
+    """Ask a node to send recordings as one file. ``format``: mp4, or ps (the program stream of GB/T 28181)."""
+
+    download_id: StreamId
+    parts: tuple[ClipPart, ...]
+    start: float
+    end: float
+    format: Literal["mp4", "ps"] = "mp4"
+    file_name: Annotated[str, Field(pattern=r"^[0-9A-Za-z_.-]{1,128}$")]
+
+
+class DownloadInfo(Record):
+    """A planned download; ``size`` in bytes, None where it is not known before it is sent."""
+
+    download_id: StreamId
+    size: int | None = None
+
+
+class TranscodeInput(InputSpec):
+    """Another stream of the same node as H.264 without B-frames, in pictures of at most this size."""
+
+    kind: Literal["transcode"] = "transcode"
+    source_stream_id: StreamId
+    max_width: Annotated[int, Field(ge=16, le=4096)] = 1280
+    max_height: Annotated[int, Field(ge=16, le=4096)] = 720
+    bit_rate: Annotated[int, Field(ge=50_000, le=50_000_000)] = 2_000_000
+
+
 class SenderSpec(Record):
     """Ask a node to relay a stream's RTP payload untouched to another platform.
 
@@ -357,6 +385,16 @@ class DecodeStats(Record):
 
 class NodeStats(Record):
     """One node's totals for metrics and for placing new streams."""
+class TranscodeStats(Record):
+    """One node's transcoders: how many run, refusals and lost processes since the start (media/sources/transcode.py)."""
+
+    limit: int = 0
+    used: int = 0
+    refused: int = 0
+    restarts: int = 0
+    skipped: int = 0
+
+
 
     node_id: str
     streams: int = 0
@@ -388,6 +426,7 @@ class NodeStats(Record):
     decode: DecodeStats = DecodeStats()
     closed_totals: StreamStats | None = None
     per_stream: tuple[StreamStats, ...] = ()
+    transcode: TranscodeStats = TranscodeStats()
 
 
 class WebRtcOffer(Record):
@@ -456,6 +495,8 @@ class NodeConfig(Record):
     inputs_directory: str = ""
     """Files may be played from below here; empty: none."""
     recording_queue_bytes: int = 64 * 1024 * 1024
+    transcoders: Annotated[int, Field(ge=0, le=64)] = 2
+    """Processes that make H.264 of what browsers cannot play."""
     """Bytes that may wait for one disk."""
     log_level: str = "INFO"
     log_format: str = "text"
@@ -613,7 +654,7 @@ class RecordingEnded(Record):
     cause: str
 
 
-AnyInput = Annotated[RecordingInput | RtspInput | FileInput, Field(discriminator="kind")]
+AnyInput = Annotated[RecordingInput | RtspInput | FileInput | TranscodeInput, Field(discriminator="kind")]
 """What ``POST /inputs`` takes: the union of all kinds, told apart by ``kind``."""
 
 RecordingEvent = SegmentOpened | SegmentClosed | RecordingFault | RecordingEnded

@@ -367,6 +367,10 @@ class Stream:
         finally:
             self._ready_waiters.discard(waiter)
 
+    def on_key_frame_request(self, answer: Callable[[], None]) -> None:
+        """A source that makes key frames itself takes the requests, in place of its owner."""
+        self._on_key_frame_wanted = lambda _: answer()
+
     def request_key_frame(self) -> None:
         """Ask the source's owner for a key frame; requests within 2 s of the last one are left out."""
         now = self._clock()

@@ -105,6 +105,7 @@ class NodePlan:
             viewer_port=settings.viewer_port + number if settings.viewer_port else 0,
             webrtc_port=None if settings.webrtc_port is None else settings.webrtc_port + number,
             decode_workers=settings.decode_workers,
+            transcoders=settings.transcoders,
             webrtc_port_min=webrtc[0],
             webrtc_port_max=webrtc[1],
             ticket_secret=self.ticket_secret,

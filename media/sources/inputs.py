@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from media.errors import MediaError
-from media.sources import file, recording, rtsp
+from media.sources import file, recording, rtsp, transcode
 from media.sources.launch import Launcher
+from media.sources.transcode import TranscoderSlots
 from media.sources.units import UnitSource
 from media.specs import InputSpec, NodeConfig, NodeEvent
 from media.stream import Stream
@@ -25,10 +26,16 @@ class InputHost:
     """Starts the processes of inputs that FFmpeg reads."""
     emit: Callable[[NodeEvent], None] = lambda event: None
     """Other events than losses."""
+    transcoders: TranscoderSlots = field(default_factory=lambda: TranscoderSlots(0))
 
 
 Maker = Callable[[InputSpec, Stream, InputHost], UnitSource]
-MAKERS: dict[str, Maker] = {"rtsp": rtsp.make, "file": file.make, "recording": recording.make}
+MAKERS: dict[str, Maker] = {
+    "rtsp": rtsp.make,
+    "file": file.make,
+    "recording": recording.make,
+    "transcode": transcode.make,
+}
 """By ``kind``. A maker starts the source's task or thread; what cannot be opened is told by ``on_lost``, later."""
 
 
