@@ -29,8 +29,11 @@ from gateway.services.catalog import CatalogService
 from gateway.services.census import Census, division_names
 from gateway.services.control import Control
 from gateway.services.device_info import DeviceInfoService
+from gateway.services.inputs import Inputs
+from gateway.services.inputs_provisioning import enter_inputs
 from gateway.services.liveness import Liveness
 from gateway.services.nodes import NodePlan, Nodes
+from gateway.services.onvif import Onvif
 from gateway.services.recording_parts import Recording
 from gateway.services.registrar import Registrar
 from gateway.services.session_address import MediaAddress
@@ -42,6 +45,7 @@ from gateway.services.subscriptions import SubscriptionService
 from gateway.services.wanted import WantedStreams
 from gateway.storage.database import Database, StorageFailed
 from gateway.storage.devices import load_registry
+from gateway.storage.inputs import InputStore
 from gateway.storage.journal import Journal
 from gateway.storage.platforms import PlatformStore
 from gateway.storage.users import UserStore
@@ -179,6 +183,7 @@ class Gateway:
                 log_level=self.settings.log.level,
                 log_format=self.settings.log.format,
                 recording_queue_bytes=self.settings.recording.queue_bytes,
+                inputs_directory=str(self.settings.inputs.directory or ""),
             )
         )
         self.media_address = MediaAddress(own=self.own_address, media=settings)
@@ -211,6 +216,7 @@ class Gateway:
         )
         self.control = Control(registry=self.registry, sender=self.dispatch, clock=self.clock)
         self.sessions.connect(key_frame=self.control.key_frame)
+        self._build_inputs(opener)
         self.recording = Recording(
             settings=self.settings.recording,
             storage_directory=self.settings.storage.directory,
@@ -222,6 +228,22 @@ class Gateway:
             clock=self.clock,
         )
         self.media_server = MediaServerRole(server_id=sip.server_id, opener=opener, sessions=self.sessions)
+
+    def _build_inputs(self, opener: Opener) -> None:
+        self.inputs = Inputs(
+            settings=self.settings.inputs,
+            media=self.settings.media,
+            server_id=self.settings.sip.server_id,
+            registry=self.registry,
+            bus=self.bus,
+            store=InputStore(self.database),
+            opener=opener,
+            clock=self.clock,
+        )
+        self.onvif = Onvif(find=self.inputs.find)
+        self.inputs.sessions = self.sessions
+        self.sessions.connect(local=self.inputs)
+        self.control.local = self.onvif
 
     def _build_cascade(self) -> None:
         settings, sip, names = self.settings, self.settings.sip, division_names()
@@ -290,6 +312,8 @@ class Gateway:
                 sessions=self.sessions,
                 control=self.control,
                 uppers=self.cascade,
+                inputs=self.inputs,
+                onvif=self.onvif,
                 recording=self.recording,
                 system=facts,
                 realm=settings.sip.domain,
@@ -328,6 +352,8 @@ class Gateway:
                 "event_readers": lambda: self.http.events.dropped,
             },
             outcomes=lambda: self.dispatch.counts,
+            inputs=lambda: self.inputs.online,
+            input_checks=lambda: self.inputs.checks,
         )
 
     @property
@@ -380,6 +406,7 @@ class Gateway:
         async with self.database.connect() as connection:
             await load_registry(connection, self.registry)
             await self.journal.read(connection)
+        await self.inputs.load()
         await self.writer.start()
         self._stack.push_async_callback(self.writer.close)
         self.runtime.start()
@@ -408,6 +435,10 @@ class Gateway:
         self._stack.push_async_callback(self.sessions.close)
         await self.sessions.start()
         await self.nodes.start()
+        self._stack.push_async_callback(self.onvif.close)
+        self._stack.push_async_callback(self.inputs.close)
+        await enter_inputs(self.inputs, self.settings.inputs.cameras)
+        await self.inputs.start()
         self._stack.push_async_callback(self.recording.close)
         await self.recording.start()
 

@@ -30,6 +30,7 @@ STREAM_COUNTERS = {
     "damaged_units": ("stream_damaged_units", "Pictures and sounds damaged by loss."),
     "reader_drops": ("reader_dropped_units", "Units that slow viewers did not get."),
     "relay_packets": ("relay_packets", "RTP packets relayed to upper platforms."),
+    "kernel_drops": ("rtp_kernel_dropped_packets", "RTP packets that did not fit into a media socket's receive buffer."),
     "relay_drops": ("relay_dropped_packets", "RTP packets that a relay could not send."),
 }
 WEBRTC_COUNTERS = {
@@ -58,6 +59,10 @@ class Sources:
     """Entries thrown away since the start, by queue."""
     outcomes: Callable[[], Mapping[str, int]] = dict
     """What became of messages from peers, counted since the start."""
+    inputs: Callable[[], Mapping[tuple[str, bool], int]] = dict
+    """RTSP cameras and files by (kind, usable)."""
+    input_checks: Callable[[], Mapping[str, int]] = dict
+    """Checks of inputs since the start, by outcome."""
     host_clock: Callable[[], ClockState | None] = read_host_clock
 
 
@@ -138,6 +143,7 @@ class StateGauges(Collector):
         yield from self._read_nodes()
         yield from self._read_media()
         yield from self._read_platforms()
+        yield from self._read_inputs()
         yield from self._read_queues()
         yield from self._read_clock()
 
@@ -250,6 +256,16 @@ class StateGauges(Collector):
                 if value is not None:
                     family.add_metric((status.platform_id,), float(value))
             yield family
+
+    def _read_inputs(self) -> Iterator[Metric]:
+        inputs = _gauge("inputs", "RTSP cameras and files entered, by whether they are there.", "kind", "state")
+        for (kind, usable), count in self._sources().inputs().items():
+            inputs.add_metric((kind, "on" if usable else "off"), count)
+        yield inputs
+        checks = _counter("input_checks", "Checks of RTSP cameras and files, by outcome.", "outcome")
+        for outcome, count in self._sources().input_checks().items():
+            checks.add_metric((outcome,), count)
+        yield checks
 
     def _read_queues(self) -> Iterator[Metric]:
         depth = _gauge("queue_entries", "Entries waiting in a queue.", "queue")

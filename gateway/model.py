@@ -58,6 +58,8 @@ class Profile:
     stream_number_dialect: str = "streamnumber"
     allowed_networks: tuple[str, ...] = ()
     """Networks (CIDR) it may register from; empty: any (G277)."""
+    local: bool = False
+    """A virtual device of our own that holds inputs: no SIP peer stands behind it, nobody may register as it."""
 
 
 @dataclass(slots=True)
@@ -99,6 +101,11 @@ class Device:
     @property
     def online(self) -> bool:
         return self.state is State.ONLINE
+
+    @property
+    def local(self) -> bool:
+        """Our own virtual device (gateway.services.inputs)."""
+        return self.profile.local
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from gateway.http.console import Console, DocumentResource
 from gateway.http.devices import CatalogAsker, DeviceResource
 from gateway.http.events import EventResource
 from gateway.http.health import Check, HealthResource, SystemInfo
+from gateway.http.inputs import InputResource, InputsPort
 from gateway.http.live import KeyFrames, LiveResource, Pictures
 from gateway.http.platforms import PlatformResource, Uppers
 from gateway.http.ptz import Controller, PtzResource
@@ -34,6 +35,7 @@ from gateway.registry import Registry
 from gateway.services.access import Access, AccessStore
 from gateway.services.audit import Audit, AuditStore
 from gateway.services.census import Census
+from gateway.services.onvif import Onvif
 from gateway.services.recording_parts import Recording
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ class Parts:
     sessions: LiveSessions
     control: CameraControl
     uppers: Uppers
+    inputs: InputsPort
+    onvif: Onvif
     recording: Recording
     system: SystemInfo
     realm: str
@@ -128,6 +132,7 @@ class Http:
             PtzResource(registry=registry, controller=parts.control),
             PlatformResource(uppers=parts.uppers),
             ShareResource(registry=registry, uppers=parts.uppers),
+            InputResource(registry=registry, inputs=parts.inputs, onvif=parts.onvif),
             SessionResource(registry=registry, sessions=parts.sessions),
             RecordingResource(registry=registry, recording=parts.recording),
             RecordingRuleResource(registry=registry, recording=parts.recording),

@@ -187,11 +187,14 @@ class DeviceResource:
         role=Role.OPERATOR,
         status=204,
         tag="devices",
-        errors=(404,),
+        errors=(404, 409),
         audited="device.remove",
     )
     async def remove(self, call: Call, device_id: AnyCode) -> None:
         """It may register again unless its password is refused."""
+        device = self._registry.devices.get(device_id)
+        if device is not None and device.local:
+            raise Problem(409, "this device holds our own inputs: remove these instead", cause="local_device")
         if not self._registry.remove_device(device_id):
             raise not_found(f"device {device_id}")
 

@@ -43,6 +43,18 @@ class CommandSender(Protocol):
     def next_sn(self, peer_id: str) -> int: ...
 
 
+class LocalControl(Protocol):
+    """Moves the cameras of our own inputs (gateway.services.inputs_control)."""
+
+    def check(self, device_id: str, channel_id: str) -> None:
+        """Raises ControlFailed(not_supported) for an input that cannot be moved."""
+
+    async def ptz(self, device_id: str, channel_id: str, command: PtzCommand, *, preset_name: str = "") -> None:
+        """Raises ControlFailed."""
+
+    async def key_frame(self, device_id: str, channel_id: str) -> bool: ...
+
+
 @dataclass(slots=True)
 class _Motion:
     """A movement in progress: who holds it, and the timer that stops it."""
@@ -70,6 +82,8 @@ class Control:
         self._sender = sender
         self._clock = clock or Clock()
         self.audit = audit
+        self.local: LocalControl | None = None
+        """Set by app.py: who moves the cameras that are no devices."""
         self._hold_s = hold_s
         self._key_frame_interval_s = key_frame_interval_s
         self._motions: dict[tuple[ChannelKey, type], _Motion] = {}
@@ -110,6 +124,7 @@ class Control:
         stops = is_stop(command)
         try:
             device = self._reachable(device_id, channel_id)
+            self._may_be_moved(device, channel_id)
             self._may_move(key, who, priority, stops=stops)
             generation = self._generation[key] = self._generation.pop(key, 0) + 1
             self._trim()
@@ -117,16 +132,7 @@ class Control:
                 self._release(key, command)
             elif isinstance(command, Move | Lens):
                 self._hold(key, command, who, priority, self._hold_s if hold_s is None else hold_s)
-            await self._send(
-                device,
-                DeviceControl(
-                    sn=self._sender.next_sn(device_id),
-                    device_id=channel_id,
-                    ptz_cmd=digits,
-                    preset_name=preset_name,
-                    control_priority=priority or None,
-                ),
-            )
+            await self._command(device, channel_id, command, priority=priority, preset_name=preset_name)
         except ControlFailed as failure:
             self._note(who, "ptz", key, failure.cause.value, digits)
             raise
@@ -159,6 +165,8 @@ class Control:
         self._trim()
         try:
             device = self._reachable(device_id, channel_id)
+            if device.local:
+                return self.local is not None and await self.local.key_frame(device_id, channel_id)
             await self._send(
                 device,
                 DeviceControl(sn=self._sender.next_sn(device_id), device_id=channel_id, iframe=True),
@@ -181,6 +189,37 @@ class Control:
         if not device.online:
             raise ControlFailed(ControlCause.DEVICE_OFFLINE, f"device {device_id} is offline")
         return device
+
+    def _may_be_moved(self, device: Device, channel_id: str) -> None:
+        if not device.local:
+            return
+        if self.local is None:
+            raise ControlFailed(ControlCause.NOT_SUPPORTED, "this input cannot be moved")
+        self.local.check(device.device_id, channel_id)
+
+    async def _command(
+        self,
+        device: Device,
+        channel_id: str,
+        command: PtzCommand,
+        *,
+        priority: int = 0,
+        preset_name: str = "",
+    ) -> None:
+        """One PTZ command, the way the device or input takes it. Raises ControlFailed."""
+        if device.local and self.local is not None:
+            await self.local.ptz(device.device_id, channel_id, command, preset_name=preset_name)
+            return
+        await self._send(
+            device,
+            DeviceControl(
+                sn=self._sender.next_sn(device.device_id),
+                device_id=channel_id,
+                ptz_cmd=encode(command),
+                preset_name=preset_name,
+                control_priority=priority or None,
+            ),
+        )
 
     async def _send(self, device: Device, body: DeviceControl) -> None:
         try:
@@ -248,10 +287,7 @@ class Control:
         stop = LENS_STOP if isinstance(command, Lens) else STOP
         digits = encode(stop)
         try:
-            device = self._reachable(*key)
-            await self._send(
-                device, DeviceControl(sn=self._sender.next_sn(key[0]), device_id=key[1], ptz_cmd=digits)
-            )
+            await self._command(self._reachable(*key), key[1], stop)
         except ControlFailed as failure:
             self._note(who, "ptz", key, failure.cause.value, digits)
         else:

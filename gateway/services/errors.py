@@ -115,6 +115,7 @@ class ControlCause(StrEnum):
     NO_ANSWER = "no_answer"
     NOT_MOVABLE = "not_movable"
     TAKEN = "taken"
+    NOT_SUPPORTED = "not_supported"
 
 
 _CONTROL_STATUS: dict[ControlCause, int] = {
@@ -124,6 +125,7 @@ _CONTROL_STATUS: dict[ControlCause, int] = {
     ControlCause.NO_ANSWER: 504,
     ControlCause.NOT_MOVABLE: 409,
     ControlCause.TAKEN: 409,
+    ControlCause.NOT_SUPPORTED: 409,
 }
 
 

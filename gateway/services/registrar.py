@@ -202,6 +202,9 @@ class Registrar:
                 self._security("unknown_device", flow, device_id)
                 return self._refuse(403, "unknown_device")
             return None
+        if device.local:
+            self._security("own_code", flow, device_id, "a code of our own virtual device")
+            return self._refuse(403, "own_code")
         if device.profile.allowed_networks:
             address = address_of(flow.host)
             if address is None or not any(
@@ -361,7 +364,7 @@ class Registrar:
         for device in list(self._registry.devices.values()):
             left = (device.expires_at - utc).total_seconds() if device.expires_at is not None else 0.0
             device.expires_mono = now + left
-            if device.state is not State.ONLINE:
+            if device.local or device.state is not State.ONLINE:
                 continue
             if device.flow is not None and device.flow.reliable:
                 if device.flow.connection:  # it was faster than we and registered already

@@ -19,9 +19,9 @@ from gateway.services.session_address import MediaAddress
 from gateway.services.session_journal import DialogJournal
 from gateway.services.session_offer import Answer, Rung, build_offer, read_answer
 from gateway.services.session_record import LiveSession
-from gateway.services.session_verdict import diagnose, media_failure, refusal, silence
+from gateway.services.session_verdict import diagnose, input_silent, media_failure, refusal, silence
 from media.errors import MediaError
-from media.specs import ReceiverSpec, ReceiverUpdate, StreamReady, Transport
+from media.specs import InputSpec, ReceiverSpec, ReceiverUpdate, StreamReady, Transport
 from sip import sdp
 from sip.endpoint import IncomingInvite, InviteSession
 from sip.errors import Rejected, RemoteError, TransactionTimeout, TransportFailed
@@ -144,6 +144,21 @@ class Opener:
             await self._first_picture(session, node, picture, self._settings.first_picture_timeout_s)
             session.undo = undo.pop_all()
 
+    async def attempt_input(
+        self, session: LiveSession, spec_of: Callable[[str], InputSpec], transport: str
+    ) -> None:
+        """The same for an input of our own: a node opens what ``spec_of(stream_id)`` says. Raises PlayFailed."""
+        session.local = True
+        async with AsyncExitStack() as undo:
+            node, picture = self._place(session, transport, None, undo)
+            try:
+                await node.client.open_input(spec_of(session.stream_id))
+                undo.push_async_callback(self.close_receiver, node, session.stream_id)
+            except MediaError as error:
+                raise media_failure(error) from error
+            await self._first_picture(session, node, picture, self._settings.first_picture_timeout_s)
+            session.undo = undo.pop_all()
+
     def _lease_ssrc(self, undo: AsyncExitStack) -> int:
         try:
             ssrc = self._ssrc_pool.lease("live", self._clock.mono())
@@ -156,22 +171,9 @@ class Opener:
         self, session: LiveSession, transport: Transport, ssrc: int | None, undo: AsyncExitStack
     ) -> tuple[NodeHandle, int, asyncio.Future[StreamReady]]:
         """A receiver on the least loaded node: the node, the port, and the future of the first picture."""
-        settings, info = self._settings, session.info
-        node = self._nodes.pick()
-        node.placed += 1
-        undo.callback(_unplace, node)
-        stream_id = secrets.token_hex(8)
-        picture: asyncio.Future[StreamReady] = asyncio.get_running_loop().create_future()
-        undo.callback(retrieve, picture)
-        session.node, session.picture = node, picture
-        info.stream_id, info.node_id, info.ssrc, info.transport = (
-            stream_id,
-            node.node_id,
-            ssrc,
-            transport.value,
-        )
-        self.by_stream[stream_id] = session
-        undo.callback(self.by_stream.pop, stream_id, None)
+        settings = self._settings
+        node, picture = self._place(session, transport.value, ssrc, undo)
+        stream_id = session.stream_id
         receiver = await node.client.open_receiver(
             ReceiverSpec(
                 stream_id=stream_id,
@@ -184,6 +186,28 @@ class Opener:
         )
         undo.push_async_callback(self.close_receiver, node, stream_id)
         return node, receiver.port, picture
+
+    def _place(
+        self, session: LiveSession, transport: str, ssrc: int | None, undo: AsyncExitStack
+    ) -> tuple[NodeHandle, asyncio.Future[StreamReady]]:
+        """Put the session on the least loaded node under a new stream id; the future of its first picture."""
+        info = session.info
+        node = self._nodes.pick()
+        node.placed += 1
+        undo.callback(_unplace, node)
+        stream_id = secrets.token_hex(8)
+        picture: asyncio.Future[StreamReady] = asyncio.get_running_loop().create_future()
+        undo.callback(retrieve, picture)
+        session.node, session.picture = node, picture
+        info.stream_id, info.node_id, info.ssrc, info.transport = (
+            stream_id,
+            node.node_id,
+            ssrc,
+            transport,
+        )
+        self.by_stream[stream_id] = session
+        undo.callback(self.by_stream.pop, stream_id, None)
+        return node, picture
 
     def _connected(
         self, session: LiveSession, dialog: InviteSession, ssrc: int | None, undo: AsyncExitStack
@@ -253,7 +277,7 @@ class Opener:
                 stats = await node.client.stream(session.stream_id)
             except MediaError as error:
                 raise media_failure(error) from error
-            raise diagnose(stats, timeout_s) from None
+            raise (input_silent if session.local else diagnose)(stats, timeout_s) from None
         session.info.video_codec = ready.video.codec if ready.video is not None else ""
         session.info.audio_codec = ready.audio.codec if ready.audio is not None else ""
 

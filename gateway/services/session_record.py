@@ -56,6 +56,10 @@ class LiveSession:
     watchers: list[Watcher] = field(default_factory=list)
     moving: bool = False
     """Its node was lost and it is being opened again elsewhere: watchers wait for the outcome."""
+    local: bool = False
+    """The picture comes from an input of our own, not from a device's INVITE."""
+    idle_grace_s: float | None = None
+    """So long it may be without viewers; None: as set for all."""
     missing_beats: int = 0
     """Heartbeats in a row in which the node did not know our stream."""
     idle_beats: int = 0

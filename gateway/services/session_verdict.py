@@ -47,6 +47,28 @@ def diagnose(stats: StreamStats, timeout_s: float) -> PlayFailed:
     )
 
 
+_INPUT_CAUSES = {
+    "refused": (PlayCause.REJECTED, "the camera refuses the user name or password"),
+    "not_found": (PlayCause.REJECTED, "the camera or the directory has nothing under this address"),
+    "dial_failed": (PlayCause.DEVICE_OFFLINE, "the camera cannot be reached"),
+    "unreadable": (PlayCause.UNSUPPORTED, "nothing in it can be read"),
+    "ended": (PlayCause.NO_STREAM, "it ended before a picture came"),
+}
+
+
+def input_lost(cause: str) -> PlayFailed:
+    """What a node tells of an input that gave no picture."""
+    label, detail = _INPUT_CAUSES.get(cause, (PlayCause.NO_STREAM, f"no media: {cause}"))
+    return PlayFailed(label, detail)
+
+
+def input_silent(stats: StreamStats, timeout_s: float) -> PlayFailed:
+    """An input that was opened, and no key frame in time."""
+    if stats.packets == 0:
+        return PlayFailed(PlayCause.NO_STREAM, f"the camera sent nothing within {timeout_s:g} s")
+    return PlayFailed(PlayCause.NO_PICTURE, f"media but no key frame within {timeout_s:g} s")
+
+
 _MEDIA_CAUSES = {
     "no_port": PlayCause.NO_PORT,
     "unavailable": PlayCause.NODE_DOWN,

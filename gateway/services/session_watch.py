@@ -17,6 +17,7 @@ from gateway.services.nodes import NodeHandle, Nodes
 from gateway.services.session_opening import Opener
 from gateway.services.session_record import LiveSession
 from gateway.services.session_table import SessionTable
+from gateway.services.session_verdict import input_lost
 from media.specs import (
     KeyFrameWanted,
     NodeEvent,
@@ -158,7 +159,9 @@ class SessionWatch:
             self._bus.publish(MediaFault(*session.key[:2], session.session_id, event.kind, event.detail))
 
     def _stream_lost(self, session: LiveSession, cause: str) -> None:
-        if session.info.state is SessionState.STREAMING:
+        if session.local and session.info.state is SessionState.OPENING:
+            session.fail_picture(input_lost(cause))
+        elif session.info.state is SessionState.STREAMING:
             self._table.end(session, cause)  # annex K a: RTP stayed away, both neighbours get BYE (G230)
         elif cause != "no_rtp":  # while opening, the wait for the first picture judges silence itself
             session.fail_picture(
@@ -167,7 +170,7 @@ class SessionWatch:
 
     def _stream_idle(self, session: LiveSession) -> None:
         """The node saw no reader for the grace time. A session just asked for is judged at the next heartbeats."""
-        fresh = self._clock.mono() - session.touched_mono < min(self._settings.idle_grace_s, IDLE_MARGIN_S)
+        fresh = self._clock.mono() - session.touched_mono < min(self._grace_s(session), IDLE_MARGIN_S)
         if session.streaming and not session.waiting and not session.watchers and not fresh:
             self._table.end(session, "idle")
 
@@ -204,8 +207,11 @@ class SessionWatch:
         wanted = stats.viewers or stats.senders or session.waiting or session.watchers
         if wanted:
             session.touched_mono = now
-        elif now - session.touched_mono > self._settings.idle_grace_s + IDLE_MARGIN_S:
+        elif now - session.touched_mono > self._grace_s(session) + IDLE_MARGIN_S:
             self._table.end(session, "idle")
+
+    def _grace_s(self, session: LiveSession) -> float:
+        return self._settings.idle_grace_s if session.idle_grace_s is None else session.idle_grace_s
 
     def node_lost(self, node: NodeHandle, cause: str) -> None:
         """A media process died: its sessions get BYE, those that are watched are opened again on a living node."""

@@ -13,6 +13,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Protocol
 
 from config.settings import MediaSettings
 from gateway.clock import Clock
@@ -41,6 +42,14 @@ Tries = list[tuple[Rung, PlayFailed]]
 Infos = list[SessionInfo]
 SenderListener = Callable[[SenderEnded], None]
 PlaybackListener = Callable[[LiveSession, PlaybackEnded], None]
+
+
+class LocalPictures(Protocol):
+    """The part of gateway.services.inputs.Inputs that opens pictures without a device's INVITE."""
+
+    async def open(self, session: LiveSession) -> None: ...
+
+    def stream_number(self, device_id: str, channel_id: str, number: int) -> int: ...
 
 
 class Sessions:
@@ -77,6 +86,7 @@ class Sessions:
             clock=self._clock,
         )
         self._unsubscribe: Callable[[], None] | None = None
+        self._local: LocalPictures | None = None
         self._closing = False
 
     # -- life of the service ---------------------------------------------------------------------------------
@@ -88,6 +98,7 @@ class Sessions:
         sender_ended: SenderListener | None = None,
         viewer_event: ViewerListener | None = None,
         playback_ended: PlaybackListener | None = None,
+        local: LocalPictures | None = None,
     ) -> None:
         """Tell the services that also need the sessions: who asks for key frames, who hears of ended relays, who
         answers viewers that ask a node by themselves, who hears of recordings played to their end.
@@ -98,6 +109,8 @@ class Sessions:
             self._watch.on_sender_ended = sender_ended
         if viewer_event is not None:
             self._watch.on_viewer_event = viewer_event
+        if local is not None:
+            self._local = local
         if playback_ended is not None:
             self._watch.on_playback_ended.append(playback_ended)
 
@@ -137,7 +150,7 @@ class Sessions:
         (and is ignored when the channel is live already). Raises PlayFailed. When every caller is cancelled the
         INVITE is cancelled too.
         """
-        key = (device_id, channel_id, stream_number)
+        key = self._key(device_id, channel_id, stream_number)
         session = self._table.live.get(key) or self._begin(key, transport)
         with self._table.held(session):
             try:
@@ -149,6 +162,8 @@ class Sessions:
 
     def _begin(self, key: LiveKey, transport: str | None) -> LiveSession:
         device = self._playable(key[0], key[1])
+        if device.local and self._local is not None:
+            return self._table.admit(key, self._local.open)
         pinned = Transport(transport) if transport is not None else None
         rungs = ladder(device.profile, Transport(self._settings.transport), pinned)
         return self._table.admit(key, lambda session: self._climb(session, device, rungs))
@@ -185,7 +200,7 @@ class Sessions:
             cause, detail = PlayCause.NOT_FOUND, f"device {device_id} is not known"
         elif self._registry.channel(device_id, channel_id) is None and channel_id != device_id:
             cause, detail = PlayCause.NOT_FOUND, f"channel {channel_id} is not known at {device_id}"
-        elif not device.online or device.flow is None:
+        elif not device.online or (device.flow is None and not device.local):
             cause, detail = PlayCause.DEVICE_OFFLINE, f"device {device_id} is offline"
         elif self._closing:
             cause, detail = PlayCause.NODE_DOWN, "the gateway is stopping"
@@ -292,7 +307,14 @@ class Sessions:
 
     def find(self, device_id: str, channel_id: str, stream_number: int = 0) -> LiveSession | None:
         """The session of a channel if it is live or being opened."""
-        return self._table.live.get((device_id, channel_id, stream_number))
+        return self._table.live.get(self._key(device_id, channel_id, stream_number))
+
+    def _key(self, device_id: str, channel_id: str, stream_number: int) -> LiveKey:
+        """Inputs say themselves which of their streams there are."""
+        device = self._registry.devices.get(device_id)
+        if device is not None and device.local and self._local is not None:
+            stream_number = self._local.stream_number(device_id, channel_id, stream_number)
+        return device_id, channel_id, stream_number
 
     def by_call_id(self, call_id: str) -> LiveSession | None:
         """The session whose dialog toward the device has this Call-ID (quirk 23)."""

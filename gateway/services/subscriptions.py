@@ -141,7 +141,7 @@ class SubscriptionService:
 
     def _online(self, event: DeviceOnline) -> None:
         device = self._registry.devices.get(event.device_id)
-        if device is None or event.device_id in self._cares:
+        if device is None or device.local or event.device_id in self._cares:
             return
         resumed = event.cause == "resumed"
         spread = max(self._spread_s, len(self._cares) / RESUME_PER_S) if resumed else self._spread_s

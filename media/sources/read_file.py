@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import av.logging
 from av.bitstream import BitStreamFilterContext
 
 from media.sources import elementary
+from media.sources.confined import Outside, confined, open_file
 from media.sources.reading import Failure, Outlet
 from media.unit import TICKS_PER_SECOND, AccessUnit
 
@@ -25,43 +24,19 @@ SHORTEST_LOOP = TICKS_PER_SECOND // 25
 _FILTERS = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
 
 
-def confined(directory: str, path: str) -> Path:
-    """The real path of a file below ``directory``. Raises Failure(not_found) for everything else, links out of it
-    included."""
-    if not directory:
-        raise Failure("not_found", "no directory for files is configured (inputs.directory)")
-    root = Path(directory).resolve()
-    try:
-        found = (root / path).resolve(strict=True)
-    except (OSError, ValueError, RuntimeError):
-        raise Failure("not_found", "no such file") from None
-    if not found.is_relative_to(root) or not found.is_file():
-        raise Failure("not_found", "no such file below the directory for files")
-    return found
-
-
 def read(job: dict[str, Any], outlet: Outlet) -> None:
     """``job``: directory, path, loop. Raises Failure."""
     av.logging.set_level(None)
-    path = confined(job["directory"], job["path"])
     begin, shift = time.monotonic(), 0
-    while True:
-        period = _once(path, outlet, begin, shift)
-        if outlet.closing.is_set() or not job["loop"]:
-            return
-        shift += period
-
-
-def open_file(path: Path) -> BinaryIO:
-    """The file itself: no link put in its place since, no pipe or device. Raises Failure(not_found)."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        raise Failure("not_found", "the file cannot be opened") from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise Failure("not_found", "no plain file")
-    return os.fdopen(handle, "rb")
+        path = confined(job["directory"], job["path"])
+        while True:
+            period = _once(path, outlet, begin, shift)
+            if outlet.closing.is_set() or not job["loop"]:
+                return
+            shift += period
+    except Outside as outside:
+        raise Failure("not_found", str(outside)) from None
 
 
 def _once(path: Path, outlet: Outlet, begin: float, shift: int) -> int:

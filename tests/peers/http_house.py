@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 from argon2 import PasswordHasher
+from input_fakes import fake_inputs
 from recording_house import OfEngine, recording_of
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -40,6 +41,7 @@ from gateway.services.access import Role
 from gateway.services.census import Census
 from gateway.services.errors import ControlFailed, PlayCause, PlayFailed
 from gateway.services.nodes import NodeHandle
+from gateway.services.onvif import Onvif
 from gateway.storage.schema import metadata
 from gateway.storage.users import UserStore
 from media.specs import NodeStats, StreamStats, VideoTrack
@@ -275,6 +277,8 @@ class House:
         self.control = FakeControl()
         self.uppers = FakeUppers()
         self.catalog = FakeCatalog()
+        self.inputs = fake_inputs(self.registry, SERVER, clock=self.clock)
+        self.onvif = Onvif(find=self.inputs.find)
         self.checks = {"sip": True, "media": True}
         self.engine = create_async_engine(f"sqlite+aiosqlite:///{folder}/users.sqlite3")
         self.store = UserStore(self)
@@ -311,6 +315,8 @@ class House:
                 sessions=self.sessions,
                 control=self.control,
                 uppers=self.uppers,
+                inputs=self.inputs,
+                onvif=self.onvif,
                 recording=self.recording,
                 system=system,
                 realm=SERVER[:10],
