@@ -191,7 +191,8 @@ class RecordingService:
         if obstacle:
             await self._not_recorded(one, obstacle)
         elif self._clock.mono() >= one.retry_at_mono and self._starting < self._settings.starts_at_once:
-            self._spawn(one, self._begin(one))
+            self._starting += 1
+            self._spawn(one, self._begin(one)).add_done_callback(self._started)
         elif one.failure:
             await self._not_recorded(one, one.failure)
 
@@ -220,8 +221,9 @@ class RecordingService:
         if one.desired is not None and not one.desired.standby:
             await self._gaps.open(one, cause)
 
-    def _spawn(self, one: ChannelRecording, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, one: ChannelRecording, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         one.task = asyncio.create_task(self._guarded(one, work), name=f"record-{one.key[1]}")
+        return one.task
 
     async def _guarded(self, one: ChannelRecording, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -236,7 +238,6 @@ class RecordingService:
         desired = one.desired
         if desired is None:
             return
-        self._starting += 1
         try:
             session = await self._sessions.play(*one.key, stream_number=desired.stream)
             await self._record(one, session, desired)
@@ -245,9 +246,10 @@ class RecordingService:
         except MediaError as error:
             one.let_go()
             await self._failed(one, error.code)
-        finally:
-            self._starting -= 1
-            self._wake.set()
+
+    def _started(self, task: asyncio.Task[None]) -> None:
+        self._starting -= 1
+        self._wake.set()
 
     async def _record(self, one: ChannelRecording, session: LiveSession, desired: Desired) -> None:
         """Put a recorder on a running stream. MediaError, PlayFailed(node_down)."""

@@ -98,7 +98,7 @@ class ObjectStore:
 
         settings = self._settings
         config = AioConfig(
-            connect_timeout=5, read_timeout=30, retries={"max_attempts": 2},
+            signature_version="s3v4", connect_timeout=5, read_timeout=30, retries={"max_attempts": 2},
             s3={"addressing_style": "path"}, request_checksum_calculation="when_required",
         )  # fmt: skip
         self._client = await self._stack.enter_async_context(

@@ -130,17 +130,15 @@ class RecordingStore:
                 if (old := kept.get(row["segment_id"])) is not None:
                     row |= {name: old[name] for name in ("locked", "local", "remote_key")}
             await upsert_rows(connection, recording_segments, rows)
-            for row in rows:
-                covered = exists().where(
-                    marks.locked.is_(True), marks.device_id == row["device_id"],
-                    marks.channel_id == row["channel_id"],
-                    marks.start_s < row["end_s"], marks.end_s > row["start_s"],
-                )  # fmt: skip
-                await connection.execute(
-                    update(recording_segments)
-                    .where(_T.segment_id == row["segment_id"], covered)
-                    .values(locked=True)
-                )
+            covered = exists().where(
+                marks.locked.is_(True), marks.device_id == _T.device_id, marks.channel_id == _T.channel_id,
+                marks.start_s < _T.end_s, marks.end_s > _T.start_s,
+            )  # fmt: skip
+            await connection.execute(
+                update(recording_segments)
+                .where(_T.segment_id.in_([row["segment_id"] for row in rows]), _T.locked.is_(False), covered)
+                .values(locked=True)
+            )
 
     async def set_location(self, segment_id: str, *, local: bool, remote_key: str) -> None:
         await self._change(
