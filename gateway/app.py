@@ -25,6 +25,8 @@ from gateway.services.cascade_control import UpperCommands
 from gateway.services.cascade_invite import InviteRelay
 from gateway.services.cascade_items import ItemWriter
 from gateway.services.cascade_journal import UpperJournal
+from gateway.services.cascade_playback import UpperPlayback
+from gateway.services.cascade_records import OwnRecords, UpperRecords
 from gateway.services.catalog import CatalogService
 from gateway.services.census import Census, division_names
 from gateway.services.control import Control
@@ -34,6 +36,8 @@ from gateway.services.inputs_provisioning import enter_inputs
 from gateway.services.liveness import Liveness
 from gateway.services.nodes import NodePlan, Nodes
 from gateway.services.onvif import Onvif
+from gateway.services.playback import Playbacks
+from gateway.services.playback_library import Library
 from gateway.services.recording_parts import Recording
 from gateway.services.registrar import Registrar
 from gateway.services.session_address import MediaAddress
@@ -48,6 +52,7 @@ from gateway.storage.devices import load_registry
 from gateway.storage.inputs import InputStore
 from gateway.storage.journal import Journal
 from gateway.storage.platforms import PlatformStore
+from gateway.storage.recordings import RecordingStore
 from gateway.storage.users import UserStore
 from gateway.storage.writer import Writer
 from sip.endpoint import Endpoint, Identity, Incoming, Limits
@@ -183,6 +188,7 @@ class Gateway:
                 log_level=self.settings.log.level,
                 log_format=self.settings.log.format,
                 recording_queue_bytes=self.settings.recording.queue_bytes,
+                downloads=self.settings.playback.most_downloads,
                 inputs_directory=str(self.settings.inputs.directory or ""),
             )
         )
@@ -213,6 +219,17 @@ class Gateway:
             journal=dialogs,
             ticket_secret=tickets,
             clock=self.clock,
+        )
+        directories = {disk.disk_id: disk.directory for disk in self.settings.recording.disks}
+        self.playbacks = Playbacks(
+            settings=self.settings.playback,
+            sessions=self.sessions,
+            streams=opener,
+            nodes=self.nodes,
+            library=Library(
+                RecordingStore(self.database),
+                directories or {"main": self.settings.storage.directory / "recordings"},
+            ),
         )
         self.control = Control(registry=self.registry, sender=self.dispatch, clock=self.clock)
         self.sessions.connect(key_frame=self.control.key_frame)
@@ -284,8 +301,20 @@ class Gateway:
             healthy=lambda: bool(self.nodes.handles()),
             journal=UpperJournal(journal=self.journal, endpoint=self.endpoint),
         )
-        self.sessions.connect(sender_ended=relay.sender_ended)
+        self.upper_playback = UpperPlayback(settings=settings.playback, player=self.playbacks)
+        relay.history = self.upper_playback
+        self.sessions.connect(
+            sender_ended=relay.sender_ended, playback_ended=self.upper_playback.playback_ended
+        )
+        self.upper_records = UpperRecords(
+            [OwnRecords(self.playbacks.library, self.clock)], address_of=self._address_of
+        )
+        self.cascade.records_of = self.upper_records
         self.cascade.media_server = self.media_server
+
+    def _address_of(self, key: tuple[str, str]) -> str:
+        channel = self.registry.channel(*key)
+        return channel.address if channel is not None else ""
 
     def _build_http(self) -> None:
         settings = self.settings
@@ -311,6 +340,7 @@ class Gateway:
                 catalog=self.catalog,
                 sessions=self.sessions,
                 control=self.control,
+                playbacks=self.playbacks,
                 uppers=self.cascade,
                 inputs=self.inputs,
                 onvif=self.onvif,
@@ -326,6 +356,7 @@ class Gateway:
             clock=self.clock,
         )
         self.control.audit = self.upper_commands.audit = self.http.audit.note
+        self.upper_playback.audit = self.upper_records.audit = self.http.audit.note
         self.recording.connect(audit=self.http.audit.note)
         self.metrics.collector.register(RecordingGauges(self.recording, self.nodes.handles))
         self.wanted = WantedStreams(
@@ -444,6 +475,7 @@ class Gateway:
 
     async def _start_cascade(self) -> None:
         """Uppers come last: what they ask for can be served. They hear of lost and regained media nodes."""
+        self._stack.push_async_callback(self.upper_playback.close)
         self._stack.push_async_callback(self.cascade.close)
         await self.cascade.start()
         self.endpoint.on_connection_closed = self._connection_closed

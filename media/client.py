@@ -11,6 +11,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from media.errors import MediaError
 from media.specs import (
     DiskList,
+    DownloadInfo,
+    DownloadSpec,
     InputControl,
     InputSpec,
     NodeEvent,
@@ -87,6 +89,11 @@ class MediaClient:
     async def control_input(self, stream_id: str, control: InputControl) -> PlayPosition:
         """Pause, move or turn a recording; returns when that is done."""
         return PlayPosition.model_validate_json(await self._call("PATCH", f"/inputs/{stream_id}", control))
+
+    async def order_download(self, spec: DownloadSpec) -> DownloadInfo:
+        """Plan a download of recordings. ``busy`` when too many are under way, ``not_found`` for an empty range."""
+        body = await self._call("POST", "/downloads", spec, timeout_s=SLOW_TIMEOUT_S)
+        return DownloadInfo.model_validate_json(body)
 
     async def stream(self, stream_id: str) -> StreamStats:
         return StreamStats.model_validate_json(await self._call("GET", f"/streams/{stream_id}"))

@@ -25,7 +25,6 @@ GAP_S = 0.5
 SOUND_LAG_TICKS = TICKS_PER_SECOND
 """So far behind its picture sound may stand in a file (media/segments.py: up to 0.7 s)."""
 OPEN_FILES = 4
-PART_SUFFIX = ".part"
 
 
 @dataclass(slots=True)
@@ -188,16 +187,12 @@ class Clip:
         return found
 
     def _opened(self, part: ClipPart) -> Recording | None:
-        """A file gets its final name when the recorder closes it: either one will do."""
-        other = part.path.removesuffix(PART_SUFFIX)
-        for path in dict.fromkeys((part.path, other if other != part.path else other + PART_SUFFIX)):
-            try:
-                return Recording(Path(path))
-            except FileNotFoundError:
-                continue
-            except (OSError, NotPlayable) as error:
-                log.warning("event=recording_unreadable path=%s error=%s", path, error)
-                break
+        try:
+            return Recording(Path(part.path))
+        except FileNotFoundError:
+            pass
+        except (OSError, NotPlayable) as error:
+            log.warning("event=recording_unreadable path=%s error=%s", part.path, error)
         self.missing += 1
         self._bad.add(part.path)
         return None

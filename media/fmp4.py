@@ -114,10 +114,10 @@ def init_segment(video: VideoConfig, audio: AudioConfig | None) -> bytes:
     """ftyp and moov with a video track and, if given, an audio track."""
     tracks = _video_track(video) + (_audio_track(audio) if audio else b"")
     defaults = b"".join(
-        _full(b"trex", 0, 0, struct.pack(">5I", track, 1, 0, 0, 0))
+        full_box(b"trex", 0, 0, struct.pack(">5I", track, 1, 0, 0, 0))
         for track in ((VIDEO_TRACK, AUDIO_TRACK) if audio else (VIDEO_TRACK,))
     )
-    header = _full(
+    header = full_box(
         b"mvhd",
         0,
         0,
@@ -125,23 +125,25 @@ def init_segment(video: VideoConfig, audio: AudioConfig | None) -> bytes:
         struct.pack(">I", 3),
     )
     brands = b"iso5" + struct.pack(">I", 512) + b"iso5iso6mp41"
-    return _box(b"ftyp", brands) + _box(b"moov", header, tracks, _box(b"mvex", defaults))
+    return box(b"ftyp", brands) + box(b"moov", header, tracks, box(b"mvex", defaults))
 
 
-def _box(kind: bytes, *parts: bytes) -> bytes:
+def box(kind: bytes, *parts: bytes) -> bytes:
+    """A box around ``parts`` (4.2)."""
     body = b"".join(parts)
     return struct.pack(">I4s", 8 + len(body), kind) + body
 
 
-def _full(kind: bytes, version: int, flags: int, *parts: bytes) -> bytes:
-    return _box(kind, struct.pack(">I", version << 24 | flags), *parts)
+def full_box(kind: bytes, version: int, flags: int, *parts: bytes) -> bytes:
+    """A box with version and flags in front (4.2)."""
+    return box(kind, struct.pack(">I", version << 24 | flags), *parts)
 
 
 def _track(
     track: int, size: tuple[int, int], timescale: int, handler: bytes, media_header: bytes, entry: bytes
 ) -> bytes:
     volume = 0x100 if handler == b"soun" else 0
-    header = _full(
+    header = full_box(
         b"tkhd",
         0,
         3,  # enabled, in movie
@@ -150,46 +152,46 @@ def _track(
         struct.pack(">II", size[0] << 16, size[1] << 16),
     )
     undetermined = 0x55C4  # language "und"
-    media = _box(
+    media = box(
         b"mdia",
-        _full(b"mdhd", 0, 0, struct.pack(">4IHH", 0, 0, timescale, 0, undetermined, 0)),
-        _full(b"hdlr", 0, 0, struct.pack(">I4s12x", 0, handler), b"live\x00"),
-        _box(
+        full_box(b"mdhd", 0, 0, struct.pack(">4IHH", 0, 0, timescale, 0, undetermined, 0)),
+        full_box(b"hdlr", 0, 0, struct.pack(">I4s12x", 0, handler), b"live\x00"),
+        box(
             b"minf",
             media_header,
-            _box(b"dinf", _full(b"dref", 0, 0, struct.pack(">I", 1), _full(b"url ", 0, 1))),
-            _box(
+            box(b"dinf", full_box(b"dref", 0, 0, struct.pack(">I", 1), full_box(b"url ", 0, 1))),
+            box(
                 b"stbl",
-                _full(b"stsd", 0, 0, struct.pack(">I", 1), entry),
-                _full(b"stts", 0, 0, bytes(4)),
-                _full(b"stsc", 0, 0, bytes(4)),
-                _full(b"stsz", 0, 0, bytes(8)),
-                _full(b"stco", 0, 0, bytes(4)),
+                full_box(b"stsd", 0, 0, struct.pack(">I", 1), entry),
+                full_box(b"stts", 0, 0, bytes(4)),
+                full_box(b"stsc", 0, 0, bytes(4)),
+                full_box(b"stsz", 0, 0, bytes(8)),
+                full_box(b"stco", 0, 0, bytes(4)),
             ),
         ),
     )
-    return _box(b"trak", header, media)
+    return box(b"trak", header, media)
 
 
 def _video_track(video: VideoConfig) -> bytes:
     width, height = video.info.width, video.info.height
     h264 = video.codec is Codec.H264
-    entry = _box(
+    entry = box(
         b"avc1" if h264 else b"hvc1",
         struct.pack(">6xH16xHHIIIH32xHh", 1, width, height, 0x480000, 0x480000, 0, 1, 24, -1),
-        _box(b"avcC" if h264 else b"hvcC", decoder_record(video)),
+        box(b"avcC" if h264 else b"hvcC", decoder_record(video)),
     )
-    header = _full(b"vmhd", 0, 1, bytes(8))
+    header = full_box(b"vmhd", 0, 1, bytes(8))
     return _track(VIDEO_TRACK, (width, height), VIDEO_TIMESCALE, b"vide", header, entry)
 
 
 def _audio_track(audio: AudioConfig) -> bytes:
-    entry = _box(
+    entry = box(
         b"mp4a",
         struct.pack(">6xH8xHHHHI", 1, audio.channels, 16, 0, 0, audio.sample_rate << 16),
-        _full(b"esds", 0, 0, _elementary_stream(audio)),
+        full_box(b"esds", 0, 0, _elementary_stream(audio)),
     )
-    header = _full(b"smhd", 0, 0, bytes(4))
+    header = full_box(b"smhd", 0, 0, bytes(4))
     return _track(AUDIO_TRACK, (0, 0), audio.sample_rate, b"soun", header, entry)
 
 

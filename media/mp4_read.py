@@ -17,12 +17,13 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 from media import nal, segment_boxes
 from media.fmp4 import SAMPLE_RATES_HZ
 from media.unit import TICKS_PER_SECOND, AccessUnit, Codec
 
+PART_SUFFIX = ".part"
 HEAD_BYTES = 4096
 """Read at once of a fragment: its moof, when that is not a large one, and the head of its mdat."""
 LONGEST_MOOV = 1024 * 1024
@@ -43,6 +44,8 @@ class Track:
     length_bytes: int = 4
     sample_rate: int = 0
     channels: int = 0
+    entry: bytes = field(default=b"", repr=False)
+    """The sample entry box as it is in the file."""
 
     def ticks(self, time: int) -> int:
         """A time of this track on the 90 kHz clock."""
@@ -97,11 +100,13 @@ class _Index:
 class Recording:
     """One file, opened for reading. Not thread-safe: one thread at a time. Close it.
 
+    ``path`` may be the name of before or after the recorder closed the file.
+
     Raises NotPlayable when there is no usable movie header, OSError as the file system says.
     """
 
     def __init__(self, path: Path | str) -> None:
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = _open(str(path))
         try:
             self._tracks, self.init_bytes = self._header()
         except BaseException:
@@ -165,8 +170,8 @@ class Recording:
 
     # --- reading -----------------------------------------------------------------------------------------------
 
-    def samples(self, start: KeyFrame | None = None) -> Iterator[Sample]:
-        """All samples from a key frame on (None: the first), in decoding order within each fragment.
+    def samples(self, start: KeyFrame | None = None, *, as_stored: bool = False) -> Iterator[Sample]:
+        """All samples from a key frame on (None: the first), in order of time within each fragment, or ``as_stored``.
 
         Ends where the file ends now; a torn last sample is left out.
         """
@@ -174,7 +179,7 @@ class Recording:
         if begin is None:
             return
         for _, _, samples in self._fragments(begin.offset):
-            if len(samples) > 1:
+            if len(samples) > 1 and not as_stored:
                 samples.sort(key=lambda sample: sample.dts)
             for sample in samples:
                 if sample.track.codec.is_video and sample.dts < begin.dts:
@@ -273,6 +278,20 @@ class Recording:
         return {track.track_id: track for track in tracks}, offset + size
 
 
+def _open(path: str) -> int:
+    """A descriptor of the file under its name with or without ``.part``. OSError."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        bare = path.removesuffix(PART_SUFFIX)
+        return os.open(bare if bare != path else path + PART_SUFFIX, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def open_bytes(path: str) -> BinaryIO:
+    """The file's bytes, found in the same way. OSError."""
+    return cast(BinaryIO, os.fdopen(_open(path), "rb", buffering=0))
+
+
 def _box_head(data: bytes) -> tuple[int, bytes]:
     """Size with header (0: no box here) and type."""
     if len(data) < 8:
@@ -314,7 +333,8 @@ def _track(moov: bytes, start: int, end: int) -> Track | None:
             sets = _avc_sets(record) if h264 else _hevc_sets(record)
             length = (record[4] if h264 else record[21]) & 3
             codec = Codec.H264 if h264 else Codec.H265
-            return Track(track_id, codec, timescale, nal.join_annexb(sets), length + 1)
+            entry = moov[begin - 8 : stop]
+            return Track(track_id, codec, timescale, nal.join_annexb(sets), length + 1, entry=entry)
         if kind == b"mp4a":
             return _aac_track(track_id, timescale, moov, begin, stop)
     return None
@@ -362,7 +382,14 @@ def _aac_track(track_id: int, timescale: int, moov: bytes, begin: int, stop: int
     rate, channels = word >> 7 & 15, word >> 3 & 15
     if rate >= len(SAMPLE_RATES_HZ) or not 0 < channels < 8:
         return None
-    return Track(track_id, Codec.AAC, timescale, sample_rate=SAMPLE_RATES_HZ[rate], channels=channels)
+    return Track(
+        track_id,
+        Codec.AAC,
+        timescale,
+        sample_rate=SAMPLE_RATES_HZ[rate],
+        channels=channels,
+        entry=moov[begin - 8 : stop],
+    )
 
 
 def _decoder_config(data: bytes) -> bytes:

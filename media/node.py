@@ -31,7 +31,7 @@ from media.errors import MediaError
 from media.event_queue import EventHub
 from media.ports import NoPort, PortPool, media_socket
 from media.pump import make_pump, probe_gso
-from media.readers import live, recorder, snapshot, webrtc
+from media.readers import download, live, recorder, snapshot, webrtc
 from media.readers.relay import Relay
 from media.readers.rtsp.server import RtspServer
 from media.sources import inputs
@@ -106,6 +106,7 @@ class Node:
             config.rtp_port_min, config.rtp_port_max, config.bind_host, config.port_quarantine_s
         )
         self.ports.on_ghost = self._ghost
+        self.downloads = download.Downloads(config)
         self.recordings = recorder.Recordings(self, queue_bytes=config.recording_queue_bytes)
         self.viewer_port = 0
         self.rtsp = RtspServer(self, clock=clock)
@@ -162,6 +163,7 @@ class Node:
         if self._watching is not None:
             self._watching.cancel()
         await self.recordings.close()
+        await self.downloads.close()
         self.events.close()
         await self.rtsp.close()
         for runner in self._runners:
@@ -186,6 +188,7 @@ class Node:
         self._webrtc = webrtc.add_control_routes(app, self)
         self._snapshots = snapshot.add_control_routes(app, self)
         recorder.add_control_routes(app, self.recordings)
+        download.add_control_routes(app, self.downloads)
         self.rtsp.add_control_routes(app)
         runner = await self._runner(app)
         kind, _, address = self.config.control.partition(":")
@@ -209,6 +212,7 @@ class Node:
         app.router.add_get("/healthz", _healthz)
         app.router.add_route("OPTIONS", "/live/{path:.*}", _preflight)
         live.add_viewer_routes(app, self)
+        download.add_viewer_routes(app, self.downloads)
         runner = await self._runner(app)
         await web.TCPSite(runner, self.config.viewer_host, self.config.viewer_port).start()
         self.viewer_port = runner.addresses[0][1]

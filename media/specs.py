@@ -198,6 +198,24 @@ class TranscodeInput(InputSpec):
     bit_rate: Annotated[int, Field(ge=50_000, le=50_000_000)] = 2_000_000
 
 
+class DownloadSpec(Record):
+    """Ask a node to send recordings as one file. ``format``: mp4, or ps (the program stream of GB/T 28181)."""
+
+    download_id: StreamId
+    parts: tuple[ClipPart, ...]
+    start: float
+    end: float
+    format: Literal["mp4", "ps"] = "mp4"
+    file_name: Annotated[str, Field(pattern=r"^[0-9A-Za-z_.-]{1,128}$")]
+
+
+class DownloadInfo(Record):
+    """A planned download; ``size`` in bytes, None where it is not known before it is sent."""
+
+    download_id: StreamId
+    size: int | None = None
+
+
 class SenderSpec(Record):
     """Ask a node to relay a stream's RTP payload untouched to another platform.
 
@@ -488,6 +506,8 @@ class NodeConfig(Record):
     reorder_window_s: float = 0.2
     gop_cache_bytes: int = 8 * 1024 * 1024
     reader_queue_units: int = 512
+    downloads: Annotated[int, Field(ge=1)] = 4
+    """Downloads of recordings at the same time."""
     snapshot_timeout_s: float = 8.0
     decode_workers: Annotated[int, Field(ge=1, le=32)] = 2
     """Processes that decode key frames."""

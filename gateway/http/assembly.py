@@ -21,6 +21,7 @@ from gateway.http.health import Check, HealthResource, SystemInfo
 from gateway.http.inputs import InputResource, InputsPort
 from gateway.http.live import KeyFrames, LiveResource, Pictures
 from gateway.http.platforms import PlatformResource, Uppers
+from gateway.http.playback import Outputs, PlaybackResource, Playing
 from gateway.http.ptz import Controller, PtzResource
 from gateway.http.recording_rules import RecordingRuleResource
 from gateway.http.recordings import RecordingResource
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from gateway.services.nodes import NodeHandle
 
 
-class LiveSessions(Pictures, SessionsPort, Protocol):
+class LiveSessions(Pictures, SessionsPort, Outputs, Protocol):
     """gateway.services.sessions.Sessions as the API uses it."""
 
 
@@ -65,6 +66,7 @@ class Parts:
     catalog: CatalogAsker
     sessions: LiveSessions
     control: CameraControl
+    playbacks: Playing
     uppers: Uppers
     inputs: InputsPort
     onvif: Onvif
@@ -133,6 +135,7 @@ class Http:
             PlatformResource(uppers=parts.uppers),
             ShareResource(registry=registry, uppers=parts.uppers),
             InputResource(registry=registry, inputs=parts.inputs, onvif=parts.onvif),
+            PlaybackResource(registry=registry, playing=parts.playbacks, outputs=parts.sessions),
             SessionResource(registry=registry, sessions=parts.sessions),
             RecordingResource(registry=registry, recording=parts.recording),
             RecordingRuleResource(registry=registry, recording=parts.recording),

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from config.settings import PlaybackSettings
-from gateway.dispatch import ALLOW
 from gateway.model import SessionKind
 from gateway.services.cascade_ids import Key
 from gateway.services.cascade_link import UpperLink
@@ -24,6 +23,7 @@ from gateway.services.session_record import LiveSession
 from media.errors import MediaError
 from media.specs import InputControl, PlaybackEnded, PlayPosition
 from sip import mansrtsp
+from sip.core import ALLOW
 from sip.endpoint import Incoming, Reply
 from sip.errors import ParseError, RemoteError
 from sip.manscdp import CONTENT_TYPE, MediaStatusNotify

@@ -13,9 +13,12 @@ import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from datetime import datetime
+from typing import Any, Literal, Protocol
 
 from config.settings import PlaybackSettings
+from gateway.clock import BEIJING
+from gateway.errors import GatewayError
 from gateway.model import SessionKind, SessionState
 from gateway.services.errors import PlayCause, PlayFailed
 from gateway.services.nodes import NodeHandle, Nodes
@@ -24,7 +27,7 @@ from gateway.services.session_opening import retrieve
 from gateway.services.session_record import LiveKey, LiveSession
 from gateway.services.session_verdict import media_failure
 from media.errors import MediaError
-from media.specs import InputControl, PlayPosition, RecordingInput, StreamReady
+from media.specs import DownloadSpec, InputControl, PlayPosition, RecordingInput, StreamReady
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +37,21 @@ SPEEDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 OPEN_TIMEOUT_S = 15.0
 
 
+class TooLong(GatewayError):
+    """A range longer than one download may be."""
+
+    cause = "too_long"
+    status = 422
+
+
 class SessionHolder(Protocol):
     """What is needed of gateway.services.sessions.Sessions."""
 
     def admit(self, key: LiveKey, work: Work, *, kind: SessionKind = SessionKind.LIVE) -> LiveSession: ...
 
     def end(self, session: LiveSession, cause: str) -> asyncio.Task[None]: ...
+
+    def download_url(self, node: NodeHandle, download_id: str, request_host: str) -> str: ...
 
 
 class StreamBook(Protocol):
@@ -145,6 +157,7 @@ class Playbacks:
         # The number stands in for the stream number: no two playings have one key.
         key = (wish.device_id, wish.channel_id, -next(self._numbers))
         session = self._sessions.admit(key, lambda session: self._open(session, spec), kind=wish.kind)
+        session.idle_grace_s = self._settings.idle_grace_s
         playback = Playback(session, owner, wish.start, wish.end, found.bytes)
         self._playbacks[session.session_id] = playback
         try:
@@ -164,6 +177,33 @@ class Playbacks:
     def close(self, playback: Playback, cause: str) -> asyncio.Task[None]:
         """End it for all who watch."""
         return self._sessions.end(playback.session, cause)
+
+    async def download(
+        self, device_id: str, channel_id: str, start: float, end: float, form: Literal["mp4", "ps"], host: str
+    ) -> str:
+        """Order one file of what is recorded in the range; its address for a browser that reaches us as ``host``.
+
+        Raises PlayFailed(not_found, node_down), TooLong, LibraryFailed, MediaError (busy, ...).
+        """
+        longest = self._settings.longest_download_s
+        if end - start > longest:
+            raise TooLong(f"a download covers at most {longest} seconds")
+        found = await self.library.find(device_id, channel_id, start, end)
+        if not found.parts:
+            raise PlayFailed(PlayCause.NOT_FOUND, f"nothing of {channel_id} is recorded in this range")
+        node = self._nodes.pick()
+        download_id = secrets.token_hex(12)
+        await node.client.order_download(
+            DownloadSpec(
+                download_id=download_id,
+                parts=found.parts,
+                start=start,
+                end=end,
+                format=form,
+                file_name=file_name(channel_id, start, end, form),
+            )
+        )
+        return self._sessions.download_url(node, download_id, host)
 
     def _check_room(self, owner: str) -> None:
         settings = self._settings
@@ -194,6 +234,14 @@ class Playbacks:
             info.video_codec = ready.video.codec if ready.video is not None else ""
             info.audio_codec = ready.audio.codec if ready.audio is not None else ""
             session.undo = undo.pop_all()
+
+
+def file_name(channel_id: str, start: float, end: float, form: str) -> str:
+    """Channel and range in Beijing time."""
+    begin, until = (
+        datetime.fromtimestamp(moment, BEIJING).strftime("%Y%m%dT%H%M%S") for moment in (start, end)
+    )
+    return f"{channel_id}_{begin}-{until}.{form}"
 
 
 async def _first_picture(picture: asyncio.Future[StreamReady]) -> StreamReady:

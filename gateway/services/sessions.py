@@ -265,8 +265,7 @@ class Sessions:
         Each carries a ticket that runs out. ``request_host`` is the host the browser used to reach us (no port).
         """
         node = self._node_of(session)
-        base = self._settings.viewer_public_url or f"http://{request_host}:{node.viewer_port}"
-        base = base.replace("{node}", str(node.number)).rstrip("/")
+        base = self._viewer_base(node, request_host)
         expires = self._clock.utc().timestamp() + self._settings.ticket_lifetime_s
         ticket = tickets.sign(self._ticket_secret, session.stream_id, expires)
         http = f"{base}/live/{session.stream_id}"
@@ -282,6 +281,16 @@ class Sessions:
             "ts": f"{http}.ts?ticket={ticket}",
             "hls": f"{http}.m3u8?ticket={ticket}",
         }
+
+    def _viewer_base(self, node: NodeHandle, request_host: str) -> str:
+        base = self._settings.viewer_public_url or f"http://{request_host}:{node.viewer_port}"
+        return base.replace("{node}", str(node.number)).rstrip("/")
+
+    def download_url(self, node: NodeHandle, download_id: str, request_host: str) -> str:
+        """Where a browser fetches a download that was ordered from this node."""
+        expires = self._clock.utc().timestamp() + self._settings.ticket_lifetime_s
+        ticket = tickets.sign(self._ticket_secret, download_id, expires)
+        return f"{self._viewer_base(node, request_host)}/download/{download_id}?ticket={ticket}"
 
     async def snapshot(self, device_id: str, channel_id: str) -> bytes:
         """A JPEG of what the channel shows now; opens the stream for it when nobody watches. PlayFailed, MediaError."""

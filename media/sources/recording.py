@@ -98,6 +98,8 @@ class RecordingSource(UnitSource):
         """Pause, move, turn. Returns when it is done. MediaError: not_found when the source is closed meanwhile."""
         if self._closed or self._task.done():
             raise MediaError("not_found", "the playing is over")
+        if control == InputControl():
+            return self.position()
         order = _Order(control, asyncio.get_running_loop().create_future())
         self._orders.append(order)
         self._wake.set()

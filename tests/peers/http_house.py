@@ -163,6 +163,25 @@ class FakeSessions:
             raise PlayFailed(PlayCause.NOT_FOUND, f"session {session_id} is not known")
 
 
+class FakePlaybacks:
+    """Nothing is recorded here."""
+
+    async def open(self, wish: Any, owner: str) -> Any:
+        raise PlayFailed(PlayCause.NOT_FOUND, "nothing is recorded")
+
+    async def control(self, playback: Any, control: Any) -> Any:
+        raise PlayFailed(PlayCause.NODE_DOWN, "no node")
+
+    def close(self, playback: Any, cause: str) -> Any:
+        raise AssertionError("there is no playback")
+
+    def get(self, session_id: str) -> None:
+        return None
+
+    async def download(self, *wanted: Any) -> str:
+        raise PlayFailed(PlayCause.NOT_FOUND, "nothing is recorded")
+
+
 class FakeControl:
     def __init__(self) -> None:
         self.commands: list[tuple[str, str, ptz.PtzCommand, str, int]] = []
@@ -318,6 +337,7 @@ class House:
                 inputs=self.inputs,
                 onvif=self.onvif,
                 recording=self.recording,
+                playbacks=FakePlaybacks(),
                 system=system,
                 realm=SERVER[:10],
                 checks={name: lambda name=name: self.checks[name] for name in self.checks},
