@@ -198,24 +198,6 @@ class TranscodeInput(InputSpec):
     bit_rate: Annotated[int, Field(ge=50_000, le=50_000_000)] = 2_000_000
 
 
-class DownloadSpec(Record):
-    """Ask a node to send recordings as one file. ``format``: mp4, or ps (the program stream of GB/T 28181)."""
-
-    download_id: StreamId
-    parts: tuple[ClipPart, ...]
-    start: float
-    end: float
-    format: Literal["mp4", "ps"] = "mp4"
-    file_name: Annotated[str, Field(pattern=r"^[0-9A-Za-z_.-]{1,128}$")]
-
-
-class DownloadInfo(Record):
-    """A planned download; ``size`` in bytes, None where it is not known before it is sent."""
-
-    download_id: StreamId
-    size: int | None = None
-
-
 class SenderSpec(Record):
     """Ask a node to relay a stream's RTP payload untouched to another platform.
 
@@ -280,6 +262,8 @@ class StreamStats(Record):
     reader_drops: int = 0
     relay_packets: int = 0
     relay_drops: int = 0
+    kernel_drops: int = 0
+    """Datagrams that the kernel dropped because the socket's receive buffer was full."""
     last_packet_age_s: float | None = None
     position_s: float | None = None
     """Recordings only: seconds from the start of the range."""
@@ -401,8 +385,6 @@ class DecodeStats(Record):
     recycled: int = 0
 
 
-class NodeStats(Record):
-    """One node's totals for metrics and for placing new streams."""
 class TranscodeStats(Record):
     """One node's transcoders: how many run, refusals and lost processes since the start (media/sources/transcode.py)."""
 
@@ -413,6 +395,8 @@ class TranscodeStats(Record):
     skipped: int = 0
 
 
+class NodeStats(Record):
+    """One node's totals for metrics and for placing new streams."""
 
     node_id: str
     streams: int = 0
@@ -438,13 +422,13 @@ class TranscodeStats(Record):
     lanes: int = 0
     """Streams in the hands of the compiled pump now."""
     kernel_drops: int = 0
-    """Datagrams that the kernel dropped because a media socket's receive buffer was full."""
+    """The same on the shared port, which is no single stream's."""
     recording: RecordingStats = RecordingStats()
     webrtc: WebRtcStats = WebRtcStats()
     decode: DecodeStats = DecodeStats()
+    transcode: TranscodeStats = TranscodeStats()
     closed_totals: StreamStats | None = None
     per_stream: tuple[StreamStats, ...] = ()
-    transcode: TranscodeStats = TranscodeStats()
 
 
 class WebRtcOffer(Record):
@@ -511,12 +495,12 @@ class NodeConfig(Record):
     snapshot_timeout_s: float = 8.0
     decode_workers: Annotated[int, Field(ge=1, le=32)] = 2
     """Processes that decode key frames."""
+    transcoders: Annotated[int, Field(ge=0, le=64)] = 2
+    """Processes that make H.264 of what browsers cannot play."""
     pump: Literal["auto", "python", "compiled"] = "auto"
     inputs_directory: str = ""
     """Files may be played from below here; empty: none."""
     recording_queue_bytes: int = 64 * 1024 * 1024
-    transcoders: Annotated[int, Field(ge=0, le=64)] = 2
-    """Processes that make H.264 of what browsers cannot play."""
     """Bytes that may wait for one disk."""
     log_level: str = "INFO"
     log_format: str = "text"
