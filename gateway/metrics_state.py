@@ -30,17 +30,29 @@ STREAM_COUNTERS = {
     "damaged_units": ("stream_damaged_units", "Pictures and sounds damaged by loss."),
     "reader_drops": ("reader_dropped_units", "Units that slow viewers did not get."),
     "relay_packets": ("relay_packets", "RTP packets relayed to upper platforms."),
-    "kernel_drops": ("rtp_kernel_dropped_packets", "RTP packets that did not fit into a media socket's receive buffer."),
+    "kernel_drops": (
+        "rtp_kernel_dropped_packets",
+        "RTP packets that did not fit into a media socket's receive buffer.",
+    ),
     "relay_drops": ("relay_dropped_packets", "RTP packets that a relay could not send."),
 }
 WEBRTC_COUNTERS = {
     "stray": ("webrtc_stray_datagrams", "Datagrams on the WebRTC port from nobody known."),
-    "refused": ("webrtc_refused_requests", "Binding requests that could not prove that they belong to a viewer."),
-    "dropped": ("webrtc_dropped_datagrams", "Datagrams of WebRTC viewers that came faster than they were read."),
+    "refused": (
+        "webrtc_refused_requests",
+        "Binding requests that could not prove that they belong to a viewer.",
+    ),
+    "dropped": (
+        "webrtc_dropped_datagrams",
+        "Datagrams of WebRTC viewers that came faster than they were read.",
+    ),
     "unsent": ("webrtc_unsent_packets", "Packets for WebRTC viewers that the kernel did not take."),
     "moved": ("webrtc_moved_viewers", "WebRTC viewers that went on from another address."),
     "retransmitted": ("webrtc_retransmitted_packets", "Packets sent again to WebRTC viewers."),
-    "repeats": ("webrtc_repeated_groups", "Groups of pictures sent again to WebRTC viewers that lost the picture."),
+    "repeats": (
+        "webrtc_repeated_groups",
+        "Groups of pictures sent again to WebRTC viewers that lost the picture.",
+    ),
 }
 NODE_COUNTERS = STREAM_COUNTERS | {f"webrtc_{name}": named for name, named in WEBRTC_COUNTERS.items()}
 
@@ -178,6 +190,11 @@ class StateGauges(Collector):
             ("node_streams", "Streams received by a media node.", lambda s: s.streams),
             ("node_senders", "Relays to upper platforms on a media node.", lambda s: s.senders),
             ("node_viewers", "Viewers served by a media node.", lambda s: s.viewers),
+            (
+                "node_rtsp_refused",
+                "RTSP clients refused for their proof since its start.",
+                lambda s: s.rtsp_refused,
+            ),
             ("node_ports_leased", "RTP ports in use.", lambda s: s.ports_leased),
             ("node_ports_quarantined", "RTP ports resting.", lambda s: s.ports_quarantined),
             ("node_ports_free", "RTP ports that can be leased.", lambda s: s.ports_free),
@@ -258,7 +275,9 @@ class StateGauges(Collector):
             yield family
 
     def _read_inputs(self) -> Iterator[Metric]:
-        inputs = _gauge("inputs", "RTSP cameras and files entered, by whether they are there.", "kind", "state")
+        inputs = _gauge(
+            "inputs", "RTSP cameras and files entered, by whether they are there.", "kind", "state"
+        )
         for (kind, usable), count in self._sources().inputs().items():
             inputs.add_metric((kind, "on" if usable else "off"), count)
         yield inputs

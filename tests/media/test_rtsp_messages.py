@@ -302,7 +302,6 @@ def test_failures_lock_a_host_for_a_while() -> None:
     assert limit.locked("10.0.0.1", 20.0)
     assert not limit.locked("10.0.0.2", 20.0)
     assert not limit.locked("10.0.0.1", 66.0)
-    assert limit.total == 10
     assert digest("MD5", "") == "d41d8cd98f00b204e9800998ecf8427e"
 
 

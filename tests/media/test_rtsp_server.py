@@ -202,11 +202,24 @@ async def test_tickets_expire_and_belong_to_a_stream(house: RtspHouse, client: C
     assert (await client.ask("DESCRIBE", "rtsp://127.0.0.1/elsewhere")).status == 404
 
 
-async def test_a_host_that_guesses_is_locked(house: RtspHouse, client: Client) -> None:
+async def test_a_host_that_guesses_passwords_is_locked(house: RtspHouse, client: Client) -> None:
     publish(house)
+    uri = f"rtsp://127.0.0.1:{house.rtsp.port}/channels/{CHANNEL}"
     for _ in range(10):
+        challenge = (await client.ask("DESCRIBE", uri)).get("www-authenticate")
+        assert (await client.ask("DESCRIBE", uri, answered(challenge, uri, "wrong"))).status == 401
+    assert (
+        await client.ask("DESCRIBE", uri, answered(challenge, uri, "pass word 1"))
+    ).status == 403  # too late
+    assert (await client.ask("DESCRIBE", house.address())).status == 200  # a ticket is no guess
+    assert {e.kind for e in house.events if isinstance(e, ViewerRefused)} == {"rtsp_login", "rtsp_locked"}
+
+
+async def test_old_tickets_lock_nobody_out(house: RtspHouse, client: Client) -> None:
+    publish(house)
+    for _ in range(12):
         assert (await client.ask("DESCRIBE", house.address(lifetime_s=-1))).status == 403
-    assert (await client.ask("DESCRIBE", house.address())).status == 403  # a good ticket, but too late
+    assert (await client.ask("DESCRIBE", house.address())).status == 200
 
 
 async def test_a_stream_that_rtp_has_no_form_for(house: RtspHouse, client: Client) -> None:

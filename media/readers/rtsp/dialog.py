@@ -148,9 +148,6 @@ class Dialog:
             if self.session is not None:
                 raise Refusal(455)
             self.release("left")
-        if self._server.failures.locked(self._host, self._server.clock()):
-            self._server.refused("rtsp_locked", self._host)
-            raise Refusal(403)
         seat = await (self._by_ticket(address) if address.stream_id else self._by_account(request, address))
         self.seat, self._admitted = seat, address
         if not seat.channel.tracks:
@@ -181,6 +178,9 @@ class Dialog:
         """The account of the Authorization header; 401 with a challenge without a good one."""
         server, now = self._server, self._server.clock()
         if not server.gate.enabled:
+            raise Refusal(403)
+        if server.failures.locked(self._host, now):
+            server.refused("rtsp_locked", self._host)
             raise Refusal(403)
         verdict, user = server.gate.check(
             request.headers.get("authorization", ""), method=request.method, uri=request.uri,

@@ -149,7 +149,7 @@ def _parameters(text: str) -> dict[str, str] | None:
 
 
 class FailureLimit:
-    """Wrong passwords, tokens and tickets per host: from 10 in a minute on the host has to wait."""
+    """Wrong passwords per host: from 10 in a minute on the host has to wait. ``total`` counts other refusals too."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -160,7 +160,6 @@ class FailureLimit:
         return count >= FAILURES_LIMIT and now - since < FAILURE_WINDOW_S
 
     def fail(self, host: str, now: float) -> None:
-        self.total += 1
         count, since = self._hosts.pop(host, (0, now))
         if now - since >= FAILURE_WINDOW_S:
             count, since = 0, now

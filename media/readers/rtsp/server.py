@@ -223,7 +223,11 @@ class RtspServer:
     def refused(self, kind: str, source: str, user: str = "") -> None:
         """Somebody failed to prove who he is: counted, limited, each kind told at most once a second."""
         now = self.clock()
-        self.failures.fail(source, now)
+        self.failures.total += 1
+        if (
+            kind == "rtsp_login"
+        ):  # tickets and tokens cannot be guessed; who shows old ones must not lock others out
+            self.failures.fail(source, now)
         if now - self._told_mono.get(kind, now - 1.0) >= 1.0:
             self._told_mono[kind] = now
             self.host.emit(ViewerRefused(kind=kind, source=source, user=user[:64]))
