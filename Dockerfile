@@ -1,9 +1,10 @@
 # Container image: built with the make targets, run as an ordinary user, drained by SIGTERM.
 ARG BASE=python:3.12-slim-bookworm
 FROM ${BASE} AS build
-RUN apt-get update && apt-get install -y --no-install-recommends make && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev make && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/gateway
-COPY pyproject.toml requirements.lock Makefile README.md LICENSE ./
+COPY pyproject.toml requirements.lock Makefile README.md LICENSE hatch_build.py ./
+COPY tools/build_pump.py tools/
 COPY gateway gateway
 COPY sip sip
 COPY media media

@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 # Most tests wait for sockets and timers: four processes keep two cores busy. A file's tests stay together.
 SIDE_BY_SIDE ?= -n 4 --dist loadfile
 
-.PHONY: demo run test check bench soak conformance fuzz tools lock coverage image clean help
+.PHONY: demo run pump test check bench soak conformance fuzz tools lock coverage image clean help
 
 help:           ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -22,6 +22,7 @@ $(RUN): requirements.lock pyproject.toml
 
 $(DEV): $(RUN) requirements-dev.lock
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.lock
+	@$(BIN)/python tools/build_pump.py
 	@touch $@
 
 demo: $(RUN)    ## gateway, simulated cameras, recorder and upper platform; prints the URL
@@ -29,6 +30,9 @@ demo: $(RUN)    ## gateway, simulated cameras, recorder and upper platform; prin
 
 run: $(RUN)     ## the gateway itself
 	@$(BIN)/gb-gateway run $(ARGS)
+
+pump: $(DEV)    ## the compiled packet pump (needs a C compiler and Python's headers)
+	@$(BIN)/python tools/build_pump.py --required
 
 tools:          ## outside programs for the interoperability tests (Debian, root)
 	@tools/install_tools.sh

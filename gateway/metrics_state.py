@@ -130,6 +130,10 @@ def _node_values(stats: NodeStats) -> Values:
     return streams | {f"webrtc_{name}": getattr(stats.webrtc, name) for name in WEBRTC_COUNTERS}
 
 
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
 def _advance(total: Values, now: Values, before: Values) -> Values:
     """Add the growth to ``total``; returns the highest values seen. A value that shrank (a late packet is no longer
     lost) takes nothing back: counters only rise."""
@@ -190,11 +194,7 @@ class StateGauges(Collector):
             ("node_streams", "Streams received by a media node.", lambda s: s.streams),
             ("node_senders", "Relays to upper platforms on a media node.", lambda s: s.senders),
             ("node_viewers", "Viewers served by a media node.", lambda s: s.viewers),
-            (
-                "node_rtsp_refused",
-                "RTSP clients refused for their proof since its start.",
-                lambda s: s.rtsp_refused,
-            ),
+            ("node_rtsp_refused", "RTSP clients refused for their proof since its start.", lambda s: s.rtsp_refused),
             ("node_ports_leased", "RTP ports in use.", lambda s: s.ports_leased),
             ("node_ports_quarantined", "RTP ports resting.", lambda s: s.ports_quarantined),
             ("node_ports_free", "RTP ports that can be leased.", lambda s: s.ports_free),
@@ -217,6 +217,17 @@ class StateGauges(Collector):
             for kind, count in sorted(handle.stats.viewers_by_kind.items() if handle.stats else ()):
                 watching.add_metric((handle.node_id, kind), count)
         yield watching
+        pump = _gauge(
+            "media_pump_info", "How a node moves packets.", "node", "pump", "segmentation", "batches"
+        )
+        lanes = _gauge("node_lanes", "Streams in the hands of a node's compiled pump.", "node")
+        for handle in handles:
+            if handle.stats is not None:
+                how = (handle.stats.pump, _flag(handle.stats.gso), _flag(handle.stats.batches))
+                pump.add_metric((handle.node_id, *how), 1.0)
+                lanes.add_metric((handle.node_id,), handle.stats.lanes)
+        yield pump
+        yield lanes
         restarts = _counter("node_restarts", "Media node processes started again.")
         restarts.add_metric((), self._sources().node_restarts())
         yield restarts

@@ -25,12 +25,12 @@ from dataclasses import asdict
 from aiohttp import web
 from pydantic import ValidationError
 
-from media import control_api, logs
+from media import control_api, host_check, logs
 from media.compiled import PumpMissing
 from media.errors import MediaError
 from media.event_queue import EventHub
-from media.ports import NoPort, PortPool, media_socket
-from media.pump import make_pump, probe_gso
+from media.ports import SHARED_RECEIVE_BUFFER, NoPort, PortPool, media_socket
+from media.pump import TICK_S, make_pump, probe_gso
 from media.readers import download, live, recorder, snapshot, webrtc
 from media.readers.relay import Relay
 from media.readers.rtsp.server import RtspServer
@@ -72,6 +72,8 @@ log = logging.getLogger(__name__)
 
 CHECK_S = 0.5
 SHUTDOWN_S = 6.0
+DRAIN_S = 2.0
+"""Packets that wait in relays get so much time to leave when the node is stopped."""
 _COUNTERS = tuple(
     name
     for name, field in StreamStats.model_fields.items()
@@ -120,12 +122,12 @@ class Node:
         self._runners: list[web.AppRunner] = []
         self._closed_totals: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
         self._lag_s = 0.0
-        self._watching: asyncio.Task[None] | None = None
-
-    # --- life --------------------------------------------------------------------------------------------------
         self.draining = False
         """The node is being stopped: what flows goes on for a moment, nothing new begins."""
         self._transcoders = TranscoderSlots(config.transcoders)
+        self._watching: asyncio.Task[None] | None = None
+
+    # --- life --------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Bind the shared port and both sites. OSError when an address is taken."""
@@ -133,9 +135,12 @@ class Node:
         if config.shared_rtp_port is not None:
             self._shared = SharedPort(
                 config.shared_rtp_port, host=config.bind_host, pump=self.pump,
-                udp=media_socket(config.bind_host, config.shared_rtp_port),
+                udp=media_socket(config.bind_host, config.shared_rtp_port, receive_buffer=SHARED_RECEIVE_BUFFER),
                 listener=_listener(config.bind_host, config.shared_rtp_port),
             )  # fmt: skip
+        host_check.warn(
+            config.rtp_port_min, config.rtp_port_max, shared_port=config.shared_rtp_port is not None
+        )
         await self._start_control()
         await self._start_viewers()
         await self.rtsp.start()
@@ -157,6 +162,23 @@ class Node:
         stopping.cancel()
         if watching.done() and watching is not stopping:
             watching.result()
+
+    async def drain(self) -> None:
+        """Take no new streams, and let what waits in relays go out, for :data:`DRAIN_S` seconds at most."""
+        self.draining = True
+        loop = asyncio.get_running_loop()
+        until = loop.time() + DRAIN_S
+        while loop.time() < until:
+            waiting = sum(relay.waiting_bytes for _, relay in self._relays.values())
+            if not waiting:
+                return
+            await asyncio.sleep(TICK_S)
+        log.warning("event=drain_incomplete node_id=%s waiting_bytes=%d", self.config.node_id, waiting)
+
+    def _admits(self) -> None:
+        """MediaError(unavailable) once the node is being stopped."""
+        if self.draining:
+            raise MediaError("unavailable", "the node is being stopped")
 
     async def close(self) -> None:
         """End viewers, relays and receivers, then the sites."""
@@ -251,6 +273,7 @@ class Node:
 
     def open_receiver(self, spec: ReceiverSpec) -> ReceiverInfo:
         """Open one receiving stream. MediaError: bad_request (409 for an id in use), no_port, unsupported."""
+        self._admits()
         stream_id = spec.stream_id
         if spec.shared_port and self._shared is None:
             raise MediaError("unsupported", "this node has no shared port")
@@ -300,6 +323,7 @@ class Node:
 
         MediaError: bad_request (409 for an id in use), unsupported. What fails later is told by StreamLost.
         """
+        self._admits()
         stream_id = spec.stream_id
         stream = self._new_stream(stream_id)
         host = inputs.InputHost(
@@ -309,6 +333,7 @@ class Node:
             stream_of=self.stream,
             launcher=self._launcher,
             emit=self.emit,
+            transcoders=self._transcoders,
         )
         self._entries[stream_id] = _Entry(inputs.make(spec, stream, host))
         self.streams[stream_id] = stream
@@ -333,7 +358,6 @@ class Node:
         self.streams.pop(stream_id, None)
         log.info(
             "event=receiver_closed stream_id=%s packets=%d lost=%d", stream_id, stats.packets, stats.lost
-            transcoders=self._transcoders,
         )
 
     def stream(self, stream_id: str) -> Stream:
@@ -358,6 +382,7 @@ class Node:
 
     def open_sender(self, spec: SenderSpec) -> SenderInfo:
         """Bind a relay of an open stream. MediaError: bad_request, not_found, no_port."""
+        self._admits()
         if spec.sender_id in self._relays:
             raise MediaError("bad_request", f"sender {spec.sender_id} is open already", 409)
         if spec.transport is not Transport.TCP_PASSIVE and (
@@ -433,10 +458,12 @@ class Node:
             ports_leased=self.ports.leased, ports_quarantined=self.ports.quarantined, ports_free=self.ports.free,
             cpu_seconds=time.process_time(), rss_bytes=_rss_bytes(), loop_lag_s=self._lag_s, gso=self.gso,
             pump=self.pump.kind, batches=self.pump.batches, lanes=self.pump.lanes,
+            kernel_drops=0 if self._shared is None else self._shared.kernel_drops,
             rtsp_port=self.rtsp.port, rtsp_refused=self.rtsp.failures.total,
             recording=self.recordings.stats(),
             webrtc=self._webrtc.stats() if self._webrtc is not None else WebRtcStats(),
             decode=self._snapshots.stats() if self._snapshots is not None else DecodeStats(),
+            transcode=TranscodeStats(**asdict(self._transcoders)),
             closed_totals=StreamStats.model_validate({"stream_id": "closed", **self._closed_totals}),
             per_stream=per_stream,
         )  # fmt: skip
@@ -463,7 +490,6 @@ def _listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-            transcode=TranscodeStats(**asdict(self._transcoders)),
 def _is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
@@ -511,6 +537,7 @@ async def serve(config: NodeConfig) -> None:
         _watch_stdin(stopped.set)
         await node.run_until(stopped)
         log.info("event=node_stopping node_id=%s", config.node_id)
+        await node.drain()
     finally:
         await node.close()
 

@@ -17,6 +17,11 @@ log = logging.getLogger(__name__)
 
 RECEIVE_BUFFER = 4 * 1024 * 1024
 """Asked for each media socket: a key frame of 2K video overflows the usual 212 KiB (N packets at wire speed)."""
+SHARED_RECEIVE_BUFFER = 32 * 1024 * 1024
+"""Asked for a port that all streams share."""
+SEND_BUFFER = 4 * 1024 * 1024
+_SO_SNDBUFFORCE = 32
+_SO_RCVBUFFORCE = 33
 _BUSY_REST_S = 5.0
 _DRAIN_BATCH = 64
 
@@ -25,10 +30,13 @@ class NoPort(Exception):
     """Every port of the range is lent, resting or taken by another program."""
 
 
-_buffer_warned = False
-
-
-def media_socket(host: str, port: int, kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.socket:
+def media_socket(
+    host: str,
+    port: int,
+    kind: socket.SocketKind = socket.SOCK_DGRAM,
+    *,
+    receive_buffer: int = RECEIVE_BUFFER,
+) -> socket.socket:
     """A non-blocking socket bound to ``host`` and ``port`` with large buffers. OSError when it cannot be bound."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, kind)
@@ -37,7 +45,7 @@ def media_socket(host: str, port: int, kind: socket.SocketKind = socket.SOCK_DGR
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         else:
-            _grow(sock)
+            grow(sock, receive_buffer, SEND_BUFFER)
         sock.bind((host, port))
     except OSError:
         sock.close()
@@ -45,19 +53,20 @@ def media_socket(host: str, port: int, kind: socket.SocketKind = socket.SOCK_DGR
     return sock
 
 
-def _grow(sock: socket.socket) -> None:
-    """Ask for large buffers; say once what the kernel gives instead."""
-    global _buffer_warned
-    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-        sock.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER)
-    given = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # Linux reports the double
-    if given < RECEIVE_BUFFER and not _buffer_warned:
-        _buffer_warned = True
-        log.warning(
-            "event=small_receive_buffer asked_bytes=%d given_bytes=%d advice='raise net.core.rmem_max and wmem_max'",
-            RECEIVE_BUFFER,
-            given,
-        )
+def grow(sock: socket.socket, receive: int, send: int) -> tuple[int, int]:
+    """Ask for buffers of so many bytes, beyond the kernel's limit where we may; returns what was given."""
+    return (
+        _grow(sock, socket.SO_RCVBUF, _SO_RCVBUFFORCE, receive),
+        _grow(sock, socket.SO_SNDBUF, _SO_SNDBUFFORCE, send),
+    )
+
+
+def _grow(sock: socket.socket, option: int, force: int, size: int) -> int:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, force, size)  # needs CAP_NET_ADMIN
+    except OSError:
+        sock.setsockopt(socket.SOL_SOCKET, option, size)
+    return sock.getsockopt(socket.SOL_SOCKET, option) // 2  # Linux reports the double
 
 
 @dataclass(eq=False)

@@ -17,6 +17,8 @@ DIAL_INTERVAL_S = 1.0
 """GB/T 28181-2022 annex D: at least three tries, at least one second apart."""
 DIAL_TIMEOUT_S = 3.0
 _LENGTH = struct.Struct("!H")
+_MAX_PIECES = 1024
+"""Most pieces of one vectored write (IOV_MAX)."""
 
 
 async def dial(
@@ -102,7 +104,33 @@ class TcpOutput:
         for start, size in zip(run.starts, run.sizes, strict=True):
             parts.append(pack(size))
             parts.append(view[start : start + size])
-        self.write(b"".join(parts))
+        for first in range(0, len(parts), _MAX_PIECES):
+            self._write_pieces(parts[first : first + _MAX_PIECES])
+
+    def _write_pieces(self, parts: list[bytes | memoryview]) -> None:
+        """Lengths and packets as they lie, in one call. What the socket does not take is copied into the backlog."""
+        if self._broken:
+            return
+        taken = 0
+        if not self._backlog:
+            try:
+                taken = self.sock.sendmsg(parts)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._broken = True
+                self._on_lost()
+                return
+            if taken == sum(map(len, parts)):
+                return
+        rest = memoryview(b"".join(parts))[taken:]
+        self._backlog.append(rest)
+        self.backlog_bytes += len(rest)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """The backlog, nothing once the connection is broken."""
+        return 0 if self._broken else self.backlog_bytes
 
     def write(self, data: bytes) -> None:
         """Send framed bytes in order."""

@@ -33,13 +33,19 @@ log = logging.getLogger(__name__)
 NODE_COMMAND = (sys.executable, "-m", "media.node")
 START_TIMEOUT_S = 40.0
 """Importing codecs and WebRTC takes seconds on a loaded machine."""
-STOP_TIMEOUT_S = 6.0
+STOP_TIMEOUT_S = 9.0
+"""A node flushes what waits in its relays for two seconds, then ends its viewers."""
 HEARTBEAT_S = 2.0
 HEARTBEATS_MISSED = 3
 BACKOFF_FIRST_S = 0.5
 BACKOFF_LAST_S = 30.0
 STABLE_AFTER_S = 60.0
 LAG_LIMIT_S = 0.25
+CPU_SMOOTHING = 0.4
+STREAM_SHARE = 0.004
+"""What a stream costs as long as nothing is measured: demuxed, 4 Mbit/s, a share of a core."""
+TIE_SHARE = 0.0002
+"""Part of a stream's count that decides between nodes that are equally busy."""
 
 
 class NodeStartFailed(Exception):
@@ -63,13 +69,33 @@ class NodeHandle:
     rtsp_port: int = 0
     """0: it serves no RTSP."""
 
+    cpu_share: float | None = None
+    """Share of a core that the process used lately, smoothed over some heartbeats; None until measured."""
+    _measured_mono: float = 0.0
+
     @property
     def load(self) -> tuple[bool, float]:
-        """Ordering for placement: a lagging node last, then by streams with their readers counted in."""
-        if self.stats is None:
-            return (False, float(self.placed))
-        readers = 0.5 * self.stats.senders + 0.2 * self.stats.viewers
-        return (self.stats.loop_lag_s > LAG_LIMIT_S, self.placed + readers)
+        """Ordering for placement: a lagging node last, then by processor time, measured and expected."""
+        stats = self.stats
+        if stats is None:
+            return (False, self.placed * STREAM_SHARE)
+        counted = self.placed + 0.5 * stats.senders + 0.2 * stats.viewers
+        lagging = stats.loop_lag_s > LAG_LIMIT_S
+        if self.cpu_share is None:
+            return (lagging, counted * STREAM_SHARE)
+        coming = max(
+            0, self.placed - stats.streams
+        )  # placed since the last heartbeat: not in its processor time yet
+        return (lagging, self.cpu_share + coming * STREAM_SHARE + counted * TIE_SHARE)
+
+    def take_stats(self, stats: NodeStats, now: float) -> None:
+        """A heartbeat's account; two of them say how busy the process is."""
+        before = self.stats
+        if before is not None and now > self._measured_mono:
+            share = max(0.0, stats.cpu_seconds - before.cpu_seconds) / (now - self._measured_mono)
+            old = self.cpu_share
+            self.cpu_share = share if old is None else old + (share - old) * CPU_SMOOTHING
+        self.stats, self._measured_mono = stats, now
 
 
 @dataclass(slots=True)
@@ -299,7 +325,7 @@ class Nodes:
                 )
             else:
                 missed = 0
-                handle.stats = stats
+                handle.take_stats(stats, time.monotonic())
                 if self.on_stats is not None:
                     self.on_stats(handle, stats)
             await asyncio.sleep(self.heartbeat_s)

@@ -136,8 +136,7 @@ class Relay:
     @property
     def waiting_bytes(self) -> int:
         """What was taken and is not sent yet: paced packets, and the backlog of a slow TCP peer."""
-        backlog = self._output.backlog_bytes if isinstance(self._output, TcpOutput) else 0
-        return self._pending_bytes + backlog
+        return self._pending_bytes + (0 if self._tcp is None else self._tcp.waiting_bytes)
 
     @property
     def dropped(self) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from media import rtp
 from media.content import Content
+from media.host_check import kernel_drops
 from media.ingest import Ingest
 from media.key_watch import KeyWatch
 from media.mmsg import SLOTS, BatchReceiver, address_of
@@ -567,5 +568,6 @@ class GbSource:
             key_units=stream.key_units + keys, viewers=viewers, senders=len(self.relays), reader_drops=stream.total_drops,
             relay_packets=self.relayed_before + sum(relay.sent for relay in self.relays),
             relay_drops=self.relay_drops_before + sum(relay.dropped for relay in self.relays),
+            kernel_drops=0 if self._lease is None or self._number < 0 else kernel_drops(self._lease.rtp),
             last_packet_age_s=None if last is None else max(0.0, now - last), media_mismatch=self.content.mismatch,
         )  # fmt: skip

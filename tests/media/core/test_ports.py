@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 
 import pytest
@@ -93,15 +92,13 @@ def test_a_port_of_another_program_is_left_alone() -> None:
 
 
 @pytest.mark.quirk(40)
-def test_media_sockets_ask_for_4_mib_and_a_smaller_gift_is_named(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(ports, "_buffer_warned", False)
-    monkeypatch.setattr(ports, "RECEIVE_BUFFER", 1 << 30)
-    with caplog.at_level(logging.WARNING):
-        for _ in range(2):
-            ports.media_socket("127.0.0.1", 0).close()
-    assert [record.getMessage() for record in caplog.records if "net.core.rmem_max" in record.getMessage()]
-    assert len(caplog.records) == 1
-    monkeypatch.undo()
+def test_media_sockets_ask_for_4_mib() -> None:
     assert ports.RECEIVE_BUFFER == 4 * 1024 * 1024
+    with (
+        ports.media_socket("127.0.0.1", 0) as sock,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain,
+    ):
+        given = ports.grow(plain, ports.RECEIVE_BUFFER, ports.SEND_BUFFER)
+        for option, size in zip((socket.SO_RCVBUF, socket.SO_SNDBUF), given, strict=True):
+            assert sock.getsockopt(socket.SOL_SOCKET, option) // 2 == size
+            assert 0 < size <= ports.RECEIVE_BUFFER
