@@ -22,6 +22,7 @@ from gateway.credentials import DeviceSecret
 from gateway.events import CatalogCollected, EventBus
 from gateway.http.assembly import Http, Parts
 from gateway.metrics import Metrics, Sources
+from gateway.metrics_recording import RecordingGauges
 from gateway.model import (
     Channel,
     ChannelKind,
@@ -319,6 +320,7 @@ class House:
             ),
             clock=self.clock,
         )
+        self.metrics.collector.register(RecordingGauges(self.recording, lambda: [self.sessions.node]))
         system = FakeSystem(self.sessions)
         self.http = Http(
             settings=HttpSettings(),
