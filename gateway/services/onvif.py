@@ -248,7 +248,11 @@ async def _client(host: str, port: int, username: str, password: str) -> Any:
 
     client = ONVIFCamera(host, port, username or None, password or None, adjust_time=True)
     try:
-        await client.update_xaddrs()
+        try:
+            await client.update_xaddrs()
+        except AttributeError:  # a device that does not tell its time: ours must do
+            client.adjust_time = False
+            await client.update_xaddrs()
     except BaseException:
         await client.close()
         raise
