@@ -41,6 +41,10 @@ class PacketCache:
         self.clear()
         self._open = False
 
+    def reopen(self) -> None:
+        """What comes next looks like a key frame: keep it."""
+        self._open = True
+
     def clear(self) -> None:
         self._runs.clear()
         self.bytes = 0

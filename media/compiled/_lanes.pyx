@@ -332,8 +332,8 @@ cdef void prepare(Batch *batch) noexcept nogil:
         batch.headers[slot].msg_hdr.msg_namelen = NAME
 
 
-cdef int receive(State *lane, Batch *batch) noexcept nogil:
-    """Read packets into the slots of the batch; how many came."""
+cdef int receive(State *lane, Batch *batch, int wanted) noexcept nogil:
+    """Read up to ``wanted`` packets into the slots of the batch; how many came."""
     cdef int slot
     if batch.stride != lane.stride or batch.name_size != lane.name_size:
         batch.stride, batch.name_size = lane.stride, lane.name_size
@@ -341,7 +341,7 @@ cdef int receive(State *lane, Batch *batch) noexcept nogil:
             batch.pieces[2 * slot].iov_base = batch.data + <size_t> slot * lane.stride
             batch.pieces[2 * slot].iov_len = lane.stride
             batch.headers[slot].msg_hdr.msg_namelen = NAME
-    return recvmmsg(lane.number, batch.headers, BATCH, MSG_DONTWAIT, NULL)
+    return recvmmsg(lane.number, batch.headers, wanted, MSG_DONTWAIT, NULL)
 
 
 cdef void forget_kept(State *lane) noexcept nogil:
@@ -651,12 +651,13 @@ cdef void keep_odd(State *lane, Batch *batch, int first, int count) noexcept nog
 
 cdef int visit(State *lane, Batch *batch, double now) noexcept nogil:
     """Read one lane until it is empty, odd, or has had its share of this tick."""
-    cdef int count, plain, number, key
+    cdef int wanted, count, plain, number, key
     cdef int64_t index
     cdef int64_t left = lane.paced_bytes if lane.held else lane.burst_bytes
     lane.held = 0
     while True:
-        count = receive(lane, batch)
+        wanted = min(<int> BATCH, max(1, <int> (left // lane.stride)))
+        count = receive(lane, batch, wanted)
         if count <= 0:
             return EMPTY
         index = lane.index
@@ -677,12 +678,12 @@ cdef int visit(State *lane, Batch *batch, double now) noexcept nogil:
         if plain < count:
             keep_odd(lane, batch, plain, count)
             return ODD
-        if count < BATCH:
+        if count < wanted:
             return EMPTY
         left -= <int64_t> count * lane.stride
-        if left <= 0 and not lane.waits:
+        if left < lane.stride and not lane.waits:
             return ODD
-        if left <= 0:
+        if left < lane.stride:
             lane.held = 1
             return HELD
 

@@ -233,6 +233,8 @@ class GbSource:
         keys = self._watch.take(run)
         for relay in self.relays:  # none leaves the list in here: relays end by the loop
             relay.forward(run, run.own)
+        if keys:
+            self.cache.reopen()
         if self.cache.keeping:
             self.cache.add(run.own())  # once for the cache and all relays that hold it
         if not self.resting:
