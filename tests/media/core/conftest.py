@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from port_ranges import brief_ports
 
+from media import compiled, key_watch
+from media import node as node_module
 from media.client import MediaClient
 from media.node import Node
 from media.ps_mux import PsMuxer
@@ -148,8 +150,24 @@ def node_config(directory: Path, **options: object) -> NodeConfig:
 
 
 @pytest.fixture
-async def running_node(tmp_path: Path) -> AsyncIterator[RunningNode]:
-    config = node_config(tmp_path)
+def pump(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The pump of the running node: python unless a test asks for both.
+
+    The compiled one takes sessions over as soon as it may, so that short tests see it at work.
+    """
+    kind = str(getattr(request, "param", "python"))
+    if kind == "compiled":
+        if compiled.reason:
+            pytest.skip(f"the compiled pump cannot be used: {compiled.reason}")
+        monkeypatch.setattr(key_watch, "_AGREED_UNITS", 3)
+        monkeypatch.setattr(key_watch, "_AGREED_KEYS", 1)
+        monkeypatch.setattr(node_module, "CHECK_S", 0.02)
+    return kind
+
+
+@pytest.fixture
+async def running_node(tmp_path: Path, pump: str) -> AsyncIterator[RunningNode]:
+    config = node_config(tmp_path, pump=pump)
     node = Node(config)
     await node.start()
     client = MediaClient(config.control, SECRET)

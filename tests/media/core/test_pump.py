@@ -220,6 +220,30 @@ def test_the_cache_holds_the_packets_since_the_key_frame_and_not_more() -> None:
     assert cache.keeping
 
 
+async def test_tcp_takes_lengths_and_packets_as_they_lie() -> None:
+    """Vectored writes: more pieces than one call takes, parts of packets left over, and nothing changed in between."""
+    reader, writer = socket.socketpair()
+    writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    writer.setblocking(False)
+    reader.setblocking(False)
+    output = TcpOutput(writer, limit_bytes=4_000_000, on_lost=lambda: None)
+    items = packets([1, 700, 1400, 33] * 300)
+    run = run_of(items)
+    output.send(run)
+    run.buffer[:] = bytes(len(run.buffer))  # the pump's arena is used again at once
+    received = bytearray()
+    while output.waiting_bytes or len(received) < sum(map(len, items)) + 2 * len(items):
+        output.flush(0.0)
+        try:
+            received += reader.recv(1 << 20)
+        except BlockingIOError:
+            await asyncio.sleep(0)
+    expected = b"".join(len(item).to_bytes(2, "big") + item for item in items)
+    assert bytes(received) == expected
+    reader.close()
+    writer.close()
+
+
 @pytest.mark.quirk(40)
 async def test_a_slow_tcp_peer_costs_whole_packets_and_bounded_memory() -> None:
     reader, writer = socket.socketpair()

@@ -16,6 +16,7 @@ from media.unit import AccessUnit
 
 UDP, PASSIVE, ACTIVE = Transport.UDP, Transport.TCP_PASSIVE, Transport.TCP_ACTIVE
 SSRC_OUT = 200009319
+pytestmark = pytest.mark.parametrize("pump", ["python", "compiled"], indirect=True)
 
 
 class Link(Protocol):
