@@ -244,16 +244,20 @@ class Soak:
 
 
 def trend(samples: list[Sample], name: str) -> dict[str, float]:
-    """The straight line through a gauge: its mean, and its change over the whole time as a share of the mean."""
+    """The straight line through a gauge: its mean, and its change over the time and over the second half, as shares of it."""
     values = [float(getattr(one, name)) for one in samples]
-    if len(values) < 3:
-        return {"mean": values[-1] if values else 0.0, "change": 0.0}
+    if len(values) < 6:
+        last = values[-1] if values else 0.0
+        return {"mean": last, "least": last, "most": last, "change": 0.0, "late_change": 0.0}
     times = [one.at_s for one in samples]
     slope = statistics.linear_regression(times, values).slope
     mean = statistics.fmean(values)
+    half = len(values) // 2
+    late = statistics.linear_regression(times[half:], values[half:]).slope
     return {
-        "mean": mean, "least": min(values), "most": max(values),
-        "per_hour": slope * 3600, "change": slope * (times[-1] - times[0]) / mean if mean else 0.0,
+        "mean": mean, "least": min(values), "most": max(values), "per_hour": slope * 3600,
+        "change": slope * (times[-1] - times[0]) / mean if mean else 0.0,
+        "late_change": late * (times[-1] - times[half]) / mean if mean else 0.0,
     }  # fmt: skip
 
 
