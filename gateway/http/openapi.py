@@ -24,6 +24,7 @@ ERROR_TEXTS = {
     415: "The body has another media type than the route takes.",
     422: "The input is refused; `field` names the place.",
     429: "Too many attempts; see Retry-After.",
+    501: "This installation lacks an optional part that is needed for it.",
     502: "The device refused.",
     503: "The gateway has no free resource for it.",
     504: "The device did not answer in time.",

@@ -22,6 +22,7 @@ TAGS = {
     "devices": "Cameras, recorders and lower platforms, with what each needs.",
     "channels": "What the devices' catalogs name, and why each counts as online or not.",
     "live": "Live pictures: WebRTC, fragmented MP4, snapshots.",
+    "recordings": "What is recorded, when and for how long; timeline, events, evidence.",
     "control": "Pan, tilt, zoom, presets, key frames.",
     "platforms": "Upper platforms to which we register.",
     "shares": "Which channels each upper platform sees.",
