@@ -19,9 +19,9 @@ from media.unit import TICKS_PER_SECOND, AccessUnit, Codec
 from simulator.picture import TestPicture, read_mark
 
 RATE = 25
-LOOP = 25
+LOOP = 20
 LOOP_S = LOOP / RATE
-WANTED = 40
+WANTED = 30
 """Pictures to see: more than one group, so that a player passes from the cached pictures to live ones."""
 
 
@@ -103,12 +103,12 @@ def pcma(seconds: float = LOOP_S) -> list[AccessUnit]:
 
 
 def aac(rate_hz: int = 16000) -> list[AccessUnit]:
-    """One second of a tone in AAC, one or two frames a unit, with the frames' true times."""
+    """One loop of a tone in AAC, one or two frames a unit, with the frames' true times."""
     encoder: Any = av.CodecContext.create("aac", "w")
     encoder.sample_rate, encoder.layout, encoder.format, encoder.bit_rate = rate_hz, "stereo", "fltp", 48_000
     samples = np.sin(np.arange(rate_hz, dtype=np.float32) * 2 * np.pi * 440 / rate_hz) * 0.5
     frames: list[bytes] = []
-    for start in range(0, rate_hz - 1023, 1024):
+    for start in range(0, int(rate_hz * LOOP_S) - 1023, 1024):
         frame = av.AudioFrame.from_ndarray(
             np.stack([samples[start : start + 1024]] * 2), format="fltp", layout="stereo"
         )

@@ -21,7 +21,7 @@ from media.stream import Stream
 from media.unit import AccessUnit
 
 SECRET = "for tests only"
-_ports = itertools.cycle(range(14000, 19000, 100))
+_ports = itertools.cycle(range(28300, 30900, 100))
 
 
 class RtspHouse:
