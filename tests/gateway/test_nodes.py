@@ -57,6 +57,87 @@ def test_the_least_loaded_node_is_picked() -> None:
     assert nodes.pick() is third
 
 
+def account(seconds: float, streams: int = 0, **more: float) -> NodeStats:
+    return NodeStats.model_validate({"node_id": "n", "cpu_seconds": seconds, "streams": streams, **more})
+
+
+def handles(count: int) -> tuple[Nodes, list[NodeHandle]]:
+    nodes = Nodes(plan(nodes=count))
+    found = [NodeHandle(f"node-{n}", n, None, 8081 + n) for n in range(count)]  # type: ignore[arg-type]
+    nodes._handles = dict(enumerate(found))
+    return nodes, found
+
+
+def test_streams_go_where_processor_time_is_left_not_where_streams_are_few() -> None:
+    """Three demuxed 4K streams can cost more than forty that are only relayed."""
+    nodes, (heavy, light) = handles(2)
+    heavy.placed, light.placed = 3, 40
+    for beat in range(6):
+        heavy.take_stats(account(beat * 1.6, 3), beat * 2.0)
+        light.take_stats(account(beat * 0.4, 40), beat * 2.0)
+    assert heavy.cpu_share == pytest.approx(0.8)
+    assert light.cpu_share == pytest.approx(0.2)
+    assert nodes.pick() is light
+
+
+def test_streams_placed_since_the_last_heartbeat_count_before_they_cost() -> None:
+    """Many plays within one heartbeat are spread, though no processor time shows them yet."""
+    nodes, (first, second) = handles(2)
+    for handle, share in ((first, 0.30), (second, 0.20)):
+        for beat in range(3):
+            handle.take_stats(account(beat * 2 * share, 0), beat * 2.0)
+    for _ in range(200):
+        nodes.pick().placed += 1
+    assert second.placed > first.placed > 60
+    assert first.load[1] == pytest.approx(second.load[1], abs=0.01)
+
+
+def test_equally_busy_nodes_share_by_their_counts() -> None:
+    nodes, found = handles(3)
+    for handle in found:
+        for beat in range(3):
+            handle.take_stats(account(beat * 0.02, handle.placed), beat * 2.0)
+    for _ in range(30):
+        nodes.pick().placed += 1
+    assert [handle.placed for handle in found] == [10, 10, 10]
+
+
+def test_one_busy_moment_weighs_less_than_a_busy_minute_and_lag_more_than_all() -> None:
+    nodes, (first, second) = handles(2)
+    for beat in range(10):
+        first.take_stats(account(beat * 0.6), beat * 2.0)
+        second.take_stats(account(beat * 0.4), beat * 2.0)
+    second.take_stats(account(9 * 0.4 + 0.7), 20.0)  # 35 % for one heartbeat
+    first.take_stats(account(10 * 0.6), 20.0)
+    assert nodes.pick() is second
+    second.take_stats(account(9 * 0.4 + 0.8, loop_lag_s=0.9), 22.0)
+    assert nodes.pick() is first
+
+
+def test_a_node_that_began_anew_has_no_negative_load() -> None:
+    _, (only,) = handles(1)
+    only.take_stats(account(50.0), 0.0)
+    only.take_stats(account(0.1), 2.0)
+    assert only.cpu_share == 0.0
+
+
+@pytest.mark.parametrize(
+    ("cores", "ports", "count"), [(1, 4000, 1), (2, 4000, 1), (8, 4000, 7), (8, 300, 3), (200, 40000, 64)]
+)
+def test_auto_is_one_node_for_each_core_but_one(
+    monkeypatch: pytest.MonkeyPatch, cores: int, ports: int, count: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    parts = plan(nodes="auto", rtp_port_min=20000, rtp_port_max=19999 + ports)
+    assert parts.settings.node_count == count
+    assert parts.config(count - 1, "unix:/run/x", "s").rtp_port_max <= 19999 + ports
+
+
+def test_the_pump_setting_reaches_the_nodes() -> None:
+    assert plan(pump="compiled").config(0, "unix:/run/x", "s").pump == "compiled"
+    assert plan().config(0, "unix:/run/x", "s").pump == "auto"
+
+
 @pytest.mark.parametrize(
     "code", ["raise SystemExit(3)", "print('hello', flush=True); import time; time.sleep(60)"]
 )

@@ -19,7 +19,7 @@ from media.client import MediaClient
 from media.errors import MediaError
 from media.node import Node
 from media.rfc4571 import Deframer, frame
-from media.rtp import SenderReport, build, build_sender_report, parse_sender_report
+from media.rtp import RtpPacketizer, SenderReport, build, build_sender_report, parse_sender_report
 from media.specs import NodeConfig, ReceiverSpec, ReceiverUpdate, SenderSpec, Transport
 
 SSRC = 183000001
@@ -365,6 +365,47 @@ async def test_one_port_for_all_streams_keyed_by_ssrc_and_source(shared_node, h2
             await asyncio.sleep(0.1)
         assert node._shared.foreign > 0
         assert {node.stream_stats(f"s{n}").foreign_packets for n in range(3)} == {0}
+
+
+@pytest.mark.parametrize("batches", [True, False])
+async def test_the_shared_port_sorts_packets_of_all_sizes(
+    tmp_path: Path, node_settings, monkeypatch: pytest.MonkeyPatch, batches: bool
+) -> None:
+    """Two sessions whose packets alternate, one of them with packets above 2 KB: each relay gets its own, in order."""
+    if not batches:
+        monkeypatch.setattr("media.mmsg.probe", lambda: False)
+    with contextlib.closing(udp()) as probe:
+        port = probe.getsockname()[1]
+    node = Node(node_settings(tmp_path, shared_rtp_port=port))
+    await node.start()
+    with (
+        contextlib.closing(udp()) as camera,
+        contextlib.closing(udp()) as one,
+        contextlib.closing(udp()) as two,
+    ):
+        sent = []
+        for number, (sink, size) in enumerate(((one, 1400), (two, 9000))):
+            node.open_receiver(ReceiverSpec(stream_id=f"s{number}", ssrc=SSRC + number, shared_port=True))
+            spec = SenderSpec(
+                sender_id=f"u{number}", stream_id=f"s{number}", ssrc=7 + number, remote_host="127.0.0.1",
+                remote_port=sink.getsockname()[1],
+            )  # fmt: skip
+            node.open_sender(spec)
+            node.start_sender(spec.sender_id)
+            payload = b"\x00\x00\x01\xba" + bytes(range(256)) * 400
+            sent.append(RtpPacketizer(SSRC + number, 96, mtu=size).packets(payload, 3600))
+        for turn in range(len(sent[0])):
+            for packets in sent:
+                if turn < len(packets):
+                    camera.sendto(packets[turn], ("127.0.0.1", port))
+        loop = asyncio.get_running_loop()
+        for sink, packets in zip((one, two), sent, strict=True):
+            sink.setblocking(False)
+            got = [await asyncio.wait_for(loop.sock_recv(sink, 65536), 30) for _ in packets]
+            assert [packet[12:] for packet in got] == [packet[12:] for packet in packets]
+    assert max(map(len, sent[1])) > 8000
+    assert node.stats().kernel_drops == 0
+    await node.close()
 
 
 async def test_the_shared_port_takes_tcp_too(shared_node, h264_units, sender_of) -> None:
