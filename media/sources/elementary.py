@@ -51,13 +51,20 @@ class VideoTrack:
         """Packets are missing: pictures are marked up to the next key frame."""
         self._assembler.damage()
 
-    def units(self, data: bytes, pts: int, dts: int | None, *, key: bool = False) -> list[AccessUnit]:
+    def reordered(self, data: bytes) -> int:
+        """By how many pictures the order of decoding may differ from that of showing, as ``data`` says; else 0."""
+        info = nal.describe(self.codec, self._preface + data)
+        return (info.num_reorder_frames or 0) if info is not None else 0
+
+    def units(
+        self, data: bytes, pts: int, dts: int | None, *, key: bool = False, damaged: bool = False
+    ) -> list[AccessUnit]:
         """The units of one picture's bytes."""
         if self._preface:
             if not nal.parameter_sets(self.codec, nal.split_annexb(data)):
                 data = self._preface + data
             self._preface = b""
-        found = self._assembler.units(data, pts, pts if dts is None else dts, key_hint=key)
+        found = self._assembler.units(data, pts, pts if dts is None else dts, key_hint=key, damaged=damaged)
         if dts is None:
             for unit in found:
                 if unit.key:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -11,9 +13,12 @@ import av.logging
 
 from media.sources import elementary
 from media.sources.reading import Failure, Outlet
+from media.unit import TICKS_PER_SECOND, AccessUnit
 
-SAME_PICTURE = 90
-"""RTCP may move the clock by some ticks within a picture; real pictures are farther apart than 1 ms."""
+TORN = 2
+"""Pictures not trusted after a loss: the one that FFmpeg still held, and the one that lacks something."""
+MOST_TIMELESS = 8
+USUAL_STEP = TICKS_PER_SECOND // 25
 _LOSS = ("missed", "max delay reached", "bad cseq", "dropping")
 _CAUSES: tuple[tuple[type[Exception], str, str], ...] = (
     (av.error.HTTPUnauthorizedError, "refused", "the camera refuses the user name or password (401)"),
@@ -54,7 +59,7 @@ def _open(job: dict[str, Any]) -> av.container.InputContainer:
         "rtsp_transport": job["transport"],
         "probesize": "32",
         "analyzeduration": "0",
-        "fflags": "+noparse+nofillin",
+        "fflags": "+nofillin",
         "max_delay": "200000",
         "buffer_size": "1048576",
         "user_agent": "gb28181-gateway",
@@ -88,7 +93,7 @@ def _pump(
     if not chosen:
         raise Failure("unreadable", "no stream in a codec that is served")
     outlet.note(audio=audio is not None)
-    picture = _Picture(elementary.video_track(video), video.time_base) if video is not None else None
+    picture = _Pictures(elementary.video_track(video), video.time_base) if video is not None else None
     sound = elementary.audio_track(audio) if audio is not None else None
     asked = time.monotonic()
     try:
@@ -120,35 +125,49 @@ def _pump(
     raise Failure("connection_lost", "the camera ended the session")
 
 
-class _Picture:
-    """Puts the pieces of one picture together: NAL units, and fragments of them, as they come out of RTP."""
+class _Pictures:
+    """Units of the camera's pictures, each of which FFmpeg has put together from its packets.
 
-    def __init__(self, track: elementary.VideoTrack, time_base: Any) -> None:
+    FFmpeg has no time for a first picture that came in several packets: it waits here for some that have one.
+    """
+
+    def __init__(self, track: elementary.VideoTrack, time_base: Fraction) -> None:
         self._track = track
         self._time_base = time_base
-        self._pieces: list[bytes] = []
-        self._pts: int | None = None
+        self._timeless: list[bytes] | None = []
+        """Pictures from before the first time; None when that is settled."""
+        self._early: list[tuple[bytes, int]] = []
+        self._torn = 0
 
     def damage(self) -> None:
-        self._pieces, self._pts = [], None
+        """Packets are missing. FFmpeg says so some pictures early: the next ones are not trusted either."""
+        self._torn = TORN
         self._track.damage()
 
-    def take(self, data: bytes, stamp: int | None) -> list[Any]:
-        """The units of the picture before, when ``data`` begins another one."""
+    def take(self, data: bytes, stamp: int | None) -> list[AccessUnit]:
         pts = None if stamp is None else elementary.ticks(stamp, self._time_base)
-        other = (
-            pts is not None
-            and self._pts is not None
-            and abs(pts - self._pts) > SAME_PICTURE
-            and elementary.starts_nal(data)
-        )
-        done = self._close() if other else []
-        if self._pts is None:
-            self._pts = pts
-        self._pieces.append(data)
-        return done
+        if self._timeless is None:
+            return [] if pts is None else self._units(data, pts)
+        if pts is not None and not self._timeless:
+            self._timeless = None
+            return self._units(data, pts)
+        if pts is None:
+            self._timeless = [*self._timeless[-MOST_TIMELESS:], data]
+            return []
+        self._early.append((data, pts))
+        wanted = 2 + max((self._track.reordered(data) for data in self._timeless), default=0)
+        return self._settle() if len(self._early) >= wanted else []
 
-    def _close(self) -> list[Any]:
-        pieces, pts = self._pieces, self._pts
-        self._pieces, self._pts = [], None
-        return [] if pts is None else self._track.units(b"".join(pieces), pts, None)
+    def _settle(self) -> list[AccessUnit]:
+        """The first pictures are one step each before the earliest that has a time."""
+        stamps = sorted(pts for _, pts in self._early)
+        step = min((late - soon for soon, late in pairwise(stamps) if late > soon), default=USUAL_STEP)
+        timeless, self._timeless = self._timeless or [], None
+        first = stamps[0] - step * len(timeless)
+        pictures = [(data, first + index * step) for index, data in enumerate(timeless)] + self._early
+        self._early = []
+        return [unit for data, pts in pictures for unit in self._units(data, pts)]
+
+    def _units(self, data: bytes, pts: int) -> list[AccessUnit]:
+        torn, self._torn = self._torn > 0, max(0, self._torn - 1)
+        return self._track.units(data, pts, None, damaged=torn)

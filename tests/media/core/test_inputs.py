@@ -159,9 +159,9 @@ async def test_parameter_sets_of_the_sdp_stand_in_front_of_every_key_frame(house
     video = picture("h265")
     async with RtspCamera(video, period=PERIOD, in_band_sets=False) as camera:
         units = await house.rtsp(camera)
-        await until(lambda: sum(unit.key for unit in units) >= 3)
+        await until(lambda: sum(unit.key for unit in units) >= 2)
     keys = [unit for unit in units if unit.key]
-    for key in keys[1:]:
+    for key in keys:
         assert shown([key])
         assert not key.damaged
 
@@ -170,13 +170,13 @@ async def test_aac_gets_its_adts_headers(house: House) -> None:
     aac = aac_tone()
     async with RtspCamera(picture(), aac, period=PERIOD) as camera:
         units = await house.rtsp(camera)
-        await until(lambda: count(units, video=False) >= 30)
+        await until(lambda: count(units, video=False) >= 16)
     sound = [unit for unit in units if unit.codec is Codec.AAC]
     assert {unit.data for unit in sound} <= {unit.data for unit in aac}
     track = house.node.stream("s").audio
     assert track is not None
     assert (track.clock_rate_hz, track.channels) == (16000, 1)
-    assert {late.pts - early.pts for early, late in itertools.pairwise(sound)} <= {
+    assert {late.pts - early.pts for early, late in itertools.pairwise(sound[:15])} <= {
         5759,
         5760,
         5761,
@@ -274,7 +274,7 @@ async def test_a_crash_of_the_reading_process_costs_a_moment(house: House) -> No
         assert len(children) == 2
         os.kill(children[0], signal.SIGSEGV)
         marks = len(one), len(two)
-        await until(lambda: len(one) > marks[0] + 30 and len(two) > marks[1] + 30)
+        await until(lambda: len(one) > marks[0] + 10 and len(two) > marks[1] + 10)
         assert children[1] in house.children()
         assert children[0] not in house.children()
         assert house.lost == []
@@ -313,7 +313,7 @@ async def test_lost_packets_mark_the_pictures_up_to_the_next_key_frame(house: Ho
         camera.lost_packets = {40}
         units = await house.rtsp(camera, transport="udp")
         stream = house.node.stream("s")
-        await until(lambda: stream.key_units >= 4)
+        await until(lambda: stream.key_units >= 3)
     assert stream.damaged_units > 0
     expected = dict(shown(picture()))
     assert all(expected[number] == value for number, value in shown(units)), "a torn picture was shown"
