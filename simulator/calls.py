@@ -65,7 +65,8 @@ class Calls:
 
     def __init__(self, device: SimulatedDevice) -> None:
         self._device = device
-        self._feeds: dict[str, Feed] = {}
+        self._feeds: dict[tuple[str, bool], Feed] = {}
+        """By channel, and whether it is the sub stream."""
         self._pacer = Pacer(device.options.pictures.rate)
         self._opening = 0
         self.running: list[Call] = []
@@ -75,7 +76,7 @@ class Calls:
     def key_frame(self, channel_id: str) -> None:
         """A key frame for the viewers of that channel, or of all for the device's own id."""
         for name, feed in self._feeds.items():
-            if channel_id in (name, self._device.device_id):
+            if channel_id in (name[0], self._device.device_id):
                 feed.request_key()
 
     # -- INVITE -------------------------------------------------------------------------------------------
@@ -117,9 +118,11 @@ class Calls:
 
     async def _set_up(self, incoming: IncomingInvite, offer: Offer, channel_id: str) -> Reply | None:
         device = self._device
-        feed = self._feeds.get(channel_id)
+        sub = device.options.sub_pictures if offer.stream_number else None
+        name = channel_id, sub is not None
+        feed = self._feeds.get(name)
         if feed is None:
-            feed = self._feeds[channel_id] = Feed(device.options.pictures, device.faults.stream)
+            feed = self._feeds[name] = Feed(sub or device.options.pictures, device.faults.stream)
         await feed.prepare()
         address = device.endpoint.local_address(incoming.flow.host)
         outlet, port = await self._outlet(offer, address)

@@ -89,6 +89,8 @@ class DeviceOptions:
     manufacturer: str = "Simulator"
     model: str = "SIM-1"
     firmware: str = "1.0"
+    sub_pictures: Pictures | None = None
+    """What the first sub stream shows; None: the device knows no sub stream and sends its main one."""
     user_agent: str = "device-simulator"
     page_size: int = 4
     max_calls: int = 16

@@ -41,6 +41,8 @@ class Pictures:
     label: str = ""
     source: Literal["loop", "live"] = "loop"
     sound: bool = True
+    b_frames: int = 0
+    """Only of a loop."""
 
     def test_picture(self) -> TestPicture:
         return TestPicture(
@@ -51,6 +53,8 @@ class Pictures:
             bitrate=self.bitrate,
             gop=self.gop,
             label=self.label,
+            preset="veryfast" if self.b_frames else "ultrafast",
+            b_frames=self.b_frames,
         )
 
 

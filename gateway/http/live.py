@@ -29,8 +29,24 @@ class Pictures(Protocol):
         self, device_id: str, channel_id: str, *, stream_number: int = 0, transport: str | None = None
     ) -> LiveSession: ...
 
+    async def fitting(
+        self,
+        device_id: str,
+        channel_id: str,
+        accept: frozenset[str],
+        *,
+        stream_number: int = 0,
+        transport: str | None = None,
+    ) -> LiveSession: ...
+
     async def whep(
-        self, device_id: str, channel_id: str, offer_sdp: str, *, stream_number: int = 0
+        self,
+        device_id: str,
+        channel_id: str,
+        offer_sdp: str,
+        *,
+        stream_number: int = 0,
+        accept: frozenset[str] | None = None,
     ) -> tuple[str, str]: ...
 
     async def close_viewer(self, viewer_id: str) -> bool: ...
@@ -46,6 +62,16 @@ class KeyFrames(Protocol):
 
 class WatchQuery(WhichDevice):
     stream: int = Field(default=0, ge=0, le=9, description="0 main stream, 1 first sub stream ...")
+    accept: str | None = Field(
+        default=None,
+        pattern=r"^(h264|h265)(,(h264|h265))?$",
+        description="Video codecs that the viewer can play, such as `h264`. Another picture is then taken from the camera's "
+        "sub stream if that fits, else transcoded; left out: the picture as it is.",
+    )
+
+    @property
+    def codecs(self) -> frozenset[str] | None:
+        return None if self.accept is None else frozenset(self.accept.split(","))
 
 
 class OutputQuery(WatchQuery):
@@ -141,18 +167,33 @@ class LiveResource:
     async def whep(self, call: Call, channel_id: AnyCode, query: WatchQuery, body: str) -> web.StreamResponse:
         """Offer in, answer out; all candidates are in the answer. DELETE the Location to stop watching.
 
-        406 `unsupported`: this picture (H.265, or H.264 with B-frames) does not go by WebRTC; ask for `live`.
+        406 `unsupported`: this picture (H.265, or H.264 with B-frames) does not go by WebRTC; ask for `live`, or with
+        `accept=h264`. 503 `transcoders_busy`: it could only be transcoded, and as many are as the node may.
         """
         if not body.startswith("v=0"):
             raise Problem(400, "the body is no SDP offer", cause="not_sdp", field="body")
         key = self._finder.key(channel_id, query.device_id)
-        viewer_id, answer = await self._pictures.whep(*key, body, stream_number=query.stream)
+        codecs = query.codecs
+        if codecs is None:
+            viewer_id, answer = await self._pictures.whep(*key, body, stream_number=query.stream)
+        else:
+            viewer_id, answer = await self._pictures.whep(
+                *key, body, stream_number=query.stream, accept=codecs
+            )
         return web.Response(
             status=201,
             text=answer,
             content_type="application/sdp",
             headers={"Location": f"/api/channels/{channel_id}/whep/{viewer_id}", "ETag": f'"{viewer_id}"'},
         )
+
+    async def _session(
+        self, key: tuple[str, str], query: WatchQuery, transport: str | None = None
+    ) -> LiveSession:
+        codecs = query.codecs
+        if codecs is None:
+            return await self._pictures.play(*key, stream_number=query.stream, transport=transport)
+        return await self._pictures.fitting(*key, codecs, stream_number=query.stream, transport=transport)
 
     @route(
         "DELETE",
@@ -179,7 +220,7 @@ class LiveResource:
     async def live(self, call: Call, channel_id: AnyCode, query: PlayQuery) -> LiveView:
         """Opens the stream if nobody watches it yet; returns when the first picture is there."""
         key = self._finder.key(channel_id, query.device_id)
-        session = await self._pictures.play(*key, stream_number=query.stream, transport=query.transport)
+        session = await self._session(key, query, query.transport)
         info = session.info
         return LiveView(
             session_id=info.session_id,
@@ -209,7 +250,7 @@ class LiveResource:
     ) -> web.StreamResponse:
         """Starts the camera when needed and redirects to the media node, with a fresh ticket."""
         key = self._finder.key(channel_id, query.device_id)
-        session = await self._pictures.play(*key, stream_number=query.stream)
+        session = await self._session(key, query)
         urls = with_options(self._pictures.viewer_urls(session, call.host), query)
         response = web.Response(status=307)
         response.headers["Location"] = urls[FORMS[form]]

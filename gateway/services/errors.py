@@ -23,6 +23,7 @@ class PlayCause(StrEnum):
     NO_PORT = "no_port"
     NO_SSRC = "no_ssrc"
     NO_ADDRESS = "no_address"
+    TRANSCODERS_BUSY = "transcoders_busy"
     NODE_DOWN = "node_down"
     CANCELLED = "cancelled"
 
@@ -41,6 +42,7 @@ _HTTP_STATUS: dict[PlayCause, int] = {
     PlayCause.NO_PORT: 503,
     PlayCause.NO_SSRC: 503,
     PlayCause.NO_ADDRESS: 503,
+    PlayCause.TRANSCODERS_BUSY: 503,
     PlayCause.NODE_DOWN: 503,
     PlayCause.CANCELLED: 503,
 }
@@ -60,6 +62,7 @@ _SIP_STATUS: dict[PlayCause, int] = {
     PlayCause.NO_PORT: 486,
     PlayCause.NO_SSRC: 486,
     PlayCause.NO_ADDRESS: 500,
+    PlayCause.TRANSCODERS_BUSY: 486,
     PlayCause.NODE_DOWN: 503,
     PlayCause.CANCELLED: 487,
 }

@@ -145,12 +145,20 @@ class Opener:
             session.undo = undo.pop_all()
 
     async def attempt_input(
-        self, session: LiveSession, spec_of: Callable[[str], InputSpec], transport: str
+        self,
+        session: LiveSession,
+        spec_of: Callable[[str], InputSpec],
+        transport: str,
+        *,
+        node: NodeHandle | None = None,
     ) -> None:
-        """The same for an input of our own: a node opens what ``spec_of(stream_id)`` says. Raises PlayFailed."""
+        """The same for an input of our own: a node opens what ``spec_of(stream_id)`` says. Raises PlayFailed.
+
+        ``node``: it must be this one.
+        """
         session.local = True
         async with AsyncExitStack() as undo:
-            node, picture = self._place(session, transport, None, undo)
+            node, picture = self._place(session, transport, None, undo, node)
             try:
                 await node.client.open_input(spec_of(session.stream_id))
                 undo.push_async_callback(self.close_receiver, node, session.stream_id)
@@ -188,11 +196,17 @@ class Opener:
         return node, receiver.port, picture
 
     def _place(
-        self, session: LiveSession, transport: str, ssrc: int | None, undo: AsyncExitStack
+        self,
+        session: LiveSession,
+        transport: str,
+        ssrc: int | None,
+        undo: AsyncExitStack,
+        node: NodeHandle | None = None,
     ) -> tuple[NodeHandle, asyncio.Future[StreamReady]]:
-        """Put the session on the least loaded node under a new stream id; the future of its first picture."""
+        """Put the session on ``node``, else on the least loaded one, under a new stream id; the future of its first
+        picture."""
         info = session.info
-        node = self._nodes.pick()
+        node = node or self._nodes.pick()
         node.placed += 1
         undo.callback(_unplace, node)
         stream_id = secrets.token_hex(8)

@@ -60,6 +60,8 @@ class LiveSession:
     """The picture comes from an input of our own, not from a device's INVITE."""
     idle_grace_s: float | None = None
     """So long it may be without viewers; None: as set for all."""
+    derived: bool = False
+    """Made of another session's picture; it ends with that one."""
     missing_beats: int = 0
     """Heartbeats in a row in which the node did not know our stream."""
     idle_beats: int = 0
@@ -77,7 +79,7 @@ class LiveSession:
     @property
     def live(self) -> bool:
         """The camera's own picture now. A recording says nothing about its camera and does not end with it."""
-        return self.info.kind is SessionKind.LIVE
+        return self.info.kind is SessionKind.LIVE and not self.derived
 
     @property
     def streaming(self) -> bool:

@@ -73,6 +73,7 @@ _MEDIA_CAUSES = {
     "no_port": PlayCause.NO_PORT,
     "unavailable": PlayCause.NODE_DOWN,
     "unsupported": PlayCause.UNSUPPORTED,
+    "transcoders_busy": PlayCause.TRANSCODERS_BUSY,
 }
 
 

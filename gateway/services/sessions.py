@@ -12,7 +12,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, aclosing
 from typing import Protocol
 
 from config.settings import MediaSettings
@@ -22,6 +22,7 @@ from gateway.model import Device, SessionInfo, SessionKind
 from gateway.registry import Registry
 from gateway.services.errors import PlayCause, PlayFailed
 from gateway.services.nodes import NodeHandle, Nodes
+from gateway.services.session_forms import SessionForms
 from gateway.services.session_journal import DialogJournal
 from gateway.services.session_offer import Rung, ladder, remember
 from gateway.services.session_opening import Opener
@@ -85,6 +86,9 @@ class Sessions:
             player=self,
             clock=self._clock,
         )
+        self._forms = SessionForms(
+            settings=settings, table=self._table, opener=opener, player=self, clock=self._clock
+        )
         self._unsubscribe: Callable[[], None] | None = None
         self._local: LocalPictures | None = None
         self._closing = False
@@ -101,7 +105,8 @@ class Sessions:
         local: LocalPictures | None = None,
     ) -> None:
         """Tell the services that also need the sessions: who asks for key frames, who hears of ended relays, who
-        answers viewers that ask a node by themselves, who hears of recordings played to their end.
+        answers viewers that ask a node by themselves, who hears of recordings played to their end,
+        who opens the pictures of our own inputs.
         """
         if key_frame is not None:
             self._watch.key_frame = key_frame
@@ -219,14 +224,48 @@ class Sessions:
     # -- for browsers ----------------------------------------------------------------------------------------
 
     async def whep(
-        self, device_id: str, channel_id: str, offer_sdp: str, *, stream_number: int = 0
+        self,
+        device_id: str,
+        channel_id: str,
+        offer_sdp: str,
+        *,
+        stream_number: int = 0,
+        accept: frozenset[str] | None = None,
     ) -> tuple[str, str]:
         """Play and attach a WebRTC viewer: ``(viewer_id, answer SDP)``.
 
+        ``accept``: video codecs that the browser can play; the picture is brought into one of them if need be.
         Raises PlayFailed, or MediaError(unsupported) when the browser cannot take the codec: use fMP4 then.
         """
-        session = await self.play(device_id, channel_id, stream_number=stream_number)
-        return await self.attach_webrtc(session, offer_sdp)
+        if accept is None:
+            session = await self.play(device_id, channel_id, stream_number=stream_number)
+            return await self.attach_webrtc(session, offer_sdp)
+        refusal = MediaError("unsupported")
+        forms = self._forms.forms(device_id, channel_id, accept, stream_number=stream_number)
+        async with aclosing(forms):
+            async for session in forms:
+                try:
+                    return await self.attach_webrtc(session, offer_sdp)
+                except MediaError as error:
+                    if error.code != "unsupported":
+                        raise
+                    refusal = error  # B-frames: the next form has none
+        raise refusal
+
+    async def fitting(
+        self,
+        device_id: str,
+        channel_id: str,
+        accept: frozenset[str],
+        *,
+        stream_number: int = 0,
+        transport: str | None = None,
+    ) -> LiveSession:
+        """Like :meth:`play`, but with video of one of the codecs ``accept``: as it is, from the sub stream, or
+        transcoded. Raises PlayFailed."""
+        return await self._forms.fitting(
+            device_id, channel_id, accept, stream_number=stream_number, transport=transport
+        )
 
     async def attach_webrtc(self, session: LiveSession, offer_sdp: str) -> tuple[str, str]:
         """A WebRTC viewer for a session that runs: ``(viewer_id, answer SDP)``. PlayFailed, MediaError."""

@@ -334,6 +334,22 @@ async def test_a_codec_that_webrtc_cannot_carry_is_406(home: House, operator: Lo
     assert problem["cause"] == "unsupported"
 
 
+async def test_a_viewer_may_say_what_it_can_play(home: House, operator: Logged) -> None:
+    home.add_device()
+    home.add_channel()
+    path = f"/api/channels/{CAMERA}"
+    await operator.json("POST", f"{path}/live?accept=h264&stream=1&transport=udp")
+    assert home.sessions.asked == [(NVR, CAMERA, 1, "udp")]
+    await operator.ask("POST", f"{path}/whep?accept=h265,h264", data=OFFER, headers=SDP)
+    response = await operator.ask("GET", f"{path}/live.flv?accept=h264")
+    assert response.status == 307
+    assert home.sessions.accepted == [frozenset({"h264"}), frozenset({"h264", "h265"}), frozenset({"h264"})]
+    for wrong in ("", "av1", "h264;", "h264,h264,h265"):
+        await operator.json("POST", f"{path}/live?accept={wrong}", 422)
+    await operator.json("POST", f"{path}/live")
+    assert len(home.sessions.accepted) == 3
+
+
 async def test_live_tells_where_the_picture_is(home: House, operator: Logged) -> None:
     home.add_device()
     home.add_channel()

@@ -13,6 +13,7 @@ from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 from argon2 import PasswordHasher
 from input_fakes import fake_inputs
+from notice_fakes import notice_parts
 from recording_house import OfEngine, recording_of
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -93,6 +94,7 @@ class FakeSessions:
         self.live: dict[str, FakeSession] = {}
         self.viewers: list[str] = []
         self.asked: list[tuple[Any, ...]] = []
+        self.accepted: list[frozenset[str]] = []
         self.node = NodeHandle("node-0", 0, FakeClient(), 8081, pid=7)  # type: ignore[arg-type]
         self.node.stats = NodeStats(node_id="node-0", ports_free=9)
 
@@ -121,9 +123,29 @@ class FakeSessions:
         )
         return self.live.setdefault(info.session_id, FakeSession(info, self.node))
 
+    async def fitting(
+        self,
+        device_id: str,
+        channel_id: str,
+        accept: frozenset[str],
+        *,
+        stream_number: int = 0,
+        transport: str | None = None,
+    ) -> Any:
+        self.accepted.append(accept)
+        return await self.play(device_id, channel_id, stream_number=stream_number, transport=transport)
+
     async def whep(
-        self, device_id: str, channel_id: str, offer_sdp: str, *, stream_number: int = 0
+        self,
+        device_id: str,
+        channel_id: str,
+        offer_sdp: str,
+        *,
+        stream_number: int = 0,
+        accept: frozenset[str] | None = None,
     ) -> tuple[str, str]:
+        if accept is not None:
+            self.accepted.append(accept)
         await self.play(device_id, channel_id, stream_number=stream_number)
         self.viewers.append("v1e3e7")
         return "v1e3e7", "v=0\r\nanswer\r\n"
@@ -339,6 +361,7 @@ class House:
                 inputs=self.inputs,
                 onvif=self.onvif,
                 recording=self.recording,
+                **notice_parts(OfEngine(self.engine), self.registry, self.bus, folder, self.clock),
                 playbacks=FakePlaybacks(),
                 system=system,
                 realm=SERVER[:10],

@@ -10,7 +10,7 @@ const RETRIES = 6;
 /** Failures of the camera or the gateway: another protocol would fail as well. */
 const FINAL = new Set([
   "not_found", "device_offline", "busy", "rejected", "invite_timeout", "sdp_not_accepted", "no_stream", "no_picture",
-  "media_mismatch", "no_port", "no_ssrc", "no_address", "node_down", "role_too_low", "not_logged_in", "ambiguous_channel", "unreachable",
+  "media_mismatch", "no_port", "no_ssrc", "no_address", "node_down", "transcoders_busy", "role_too_low", "not_logged_in", "ambiguous_channel", "unreachable",
 ]);
 
 /**
@@ -114,7 +114,8 @@ export class Player extends EventTarget {
   async #openMse(turn) {
     this.abort = new AbortController();
     const { channel_id, device_id } = this.channel;
-    const live = await api("POST", `/api/channels/${channel_id}/live${query({ device_id })}`, null, { signal: this.abort.signal });
+    const asked = query({ device_id, accept: playable() });
+    const live = await api("POST", `/api/channels/${channel_id}/live${asked}`, null, { signal: this.abort.signal });
     this.#check(turn);
     const socket = new WebSocket(live.ws);
     socket.binaryType = "arraybuffer";
@@ -274,6 +275,13 @@ export class Player extends EventTarget {
   }
 
   #tell(name, detail = null) { this.dispatchEvent(new CustomEvent(name, { detail })); }
+}
+
+/** What Media Source Extensions decode here; the gateway brings other pictures into one of these. WebRTC needs no such
+    word: its offer says it, and where it fails for H.265 or B-frames, this way is cheaper than transcoding. */
+function playable() {
+  const types = { h264: "avc1.640028", h265: "hvc1.1.6.L120.B0" };
+  return Object.keys(types).filter((name) => MediaSource.isTypeSupported(`video/mp4; codecs="${types[name]}"`)).join(",");
 }
 
 function gathered(pc) {
