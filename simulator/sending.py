@@ -247,6 +247,11 @@ class Feed:
         self._key_wanted = False
         self._begins_with_sound = "audio_first" in faults
 
+    @property
+    def frames(self) -> int:
+        """Pictures made so far."""
+        return self._frame
+
     async def prepare(self) -> None:
         """Encode the loop, off the event loop; free when another feed with equal settings did it."""
         if self.pictures.source == "loop" and not self._loop:
