@@ -54,7 +54,23 @@ WEBRTC_COUNTERS = {
         "Groups of pictures sent again to WebRTC viewers that lost the picture.",
     ),
 }
-NODE_COUNTERS = STREAM_COUNTERS | {f"webrtc_{name}": named for name, named in WEBRTC_COUNTERS.items()}
+DECODE_COUNTERS = {
+    "jobs": ("decode_jobs", "Key frames given to decoding workers."),
+    "refused": ("decode_refused_jobs", "Pictures refused because too many waited for a worker."),
+    "oversized": ("decode_oversized_jobs", "Pictures refused because they would be too large."),
+    "crashed": ("decode_crashed_workers", "Decoding workers that crashed, with one picture each."),
+    "late": ("decode_late_workers", "Decoding workers ended because a picture took too long."),
+}
+TRANSCODE_COUNTERS = {
+    "refused": ("transcode_refused_requests", "Transcodings refused because all transcoders were in use."),
+    "restarts": ("transcode_restarts", "Transcoders started again after a crash."),
+    "skipped": ("transcode_skipped_pictures", "Pictures left out because a transcoder was too slow."),
+}
+PARTS = {"webrtc": WEBRTC_COUNTERS, "decode": DECODE_COUNTERS, "transcode": TRANSCODE_COUNTERS}
+"""Counters of a node that are no stream's, by field of NodeStats."""
+NODE_COUNTERS = STREAM_COUNTERS | {
+    f"{part}_{name}": named for part, counters in PARTS.items() for name, named in counters.items()
+}
 
 
 @dataclass(slots=True)
@@ -127,7 +143,11 @@ def _node_values(stats: NodeStats) -> Values:
     if stats.closed_totals is not None:
         parts.append(stats.closed_totals)
     streams = {name: sum(getattr(part, name) for part in parts) for name in STREAM_COUNTERS}
-    return streams | {f"webrtc_{name}": getattr(stats.webrtc, name) for name in WEBRTC_COUNTERS}
+    return streams | {
+        f"{part}_{name}": getattr(getattr(stats, part), name)
+        for part, counters in PARTS.items()
+        for name in counters
+    }
 
 
 def _flag(value: bool) -> str:
@@ -203,6 +223,7 @@ class StateGauges(Collector):
         )
         handles = list(self._sources().nodes())
         up = _gauge("node_up", "1 while the media node answers.", "node")
+            ("node_transcoders", "Transcoders in use.", lambda s: s.transcode.used),
         for handle in handles:
             up.add_metric((handle.node_id,), float(handle.alive))
         yield up

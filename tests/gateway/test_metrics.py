@@ -28,7 +28,7 @@ from gateway.host_clock import ClockState, read_host_clock
 from gateway.metrics import Bounded
 from gateway.metrics_state import MediaTotals, Sources
 from gateway.model import Platform
-from media.specs import NodeStats, StreamStats, WebRtcStats
+from media.specs import DecodeStats, NodeStats, StreamStats, TranscodeStats, WebRtcStats
 from sip.flow import Flow
 
 ROOT = Path(__file__).parents[2]
@@ -195,13 +195,19 @@ def test_totals_rise_over_closed_streams_and_restarted_nodes() -> None:
     assert totals._streams == {}
 
 
-def test_webrtc_counters_of_nodes_are_told() -> None:
+def test_counters_of_a_nodes_parts_are_told() -> None:
     totals = MediaTotals(lambda device, channel: "410183")
-    first = NodeStats(node_id="n", webrtc=WebRtcStats(stray=4, retransmitted=7, repeats=1))
+    first = NodeStats(
+        node_id="n",
+        webrtc=WebRtcStats(stray=4, retransmitted=7, repeats=1),
+        decode=DecodeStats(refused=2),
+        transcode=TranscodeStats(restarts=3),
+    )
     for pid, report in ((1, first), (1, first), (2, NodeStats(node_id="n", webrtc=WebRtcStats(stray=2)))):
         totals.take(pid, report, {})
     values = totals.by_node["n"]
     assert (values["webrtc_stray"], values["webrtc_retransmitted"], values["webrtc_repeats"]) == (6, 7, 1)
+    assert (values["decode_refused"], values["transcode_restarts"]) == (2, 3)
 
 
 async def test_metrics_have_a_listener_of_their_own(home: House) -> None:
