@@ -333,6 +333,47 @@ class InputSettings(Section):
     read_timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
 
 
+class AlarmSettings(Section):
+    """Alarms of devices (GB/T 28181-2022 9.4)."""
+
+    subscribe: bool = True
+    """Subscribe to the alarms of each device; without it those come that it sends by itself."""
+    subscription_expires_s: Annotated[int, Field(ge=60)] = 3600
+    merge_s: Annotated[float, Field(ge=0)] = 5.0
+    """The same alarm within this time of the last one only raises its count."""
+    per_device_per_s: Annotated[float, Field(gt=0)] = 10.0
+    """Different alarms of one device that are kept one by one; the rest is counted."""
+    per_device_burst: Annotated[int, Field(ge=1)] = 50
+    clock_fault_s: Annotated[float, Field(gt=0)] = 300.0
+    """A device whose AlarmTime is further from ours has a clock fault."""
+    snapshot: Literal["off", "live", "always"] = "live"
+    """A picture at alarm time: never, of cameras that are being watched or recorded, or of every camera."""
+    snapshots_at_once: Annotated[int, Field(ge=1, le=32)] = 2
+    record: bool = False
+    """Start event recording at the camera of an alarm."""
+    record_before_s: Annotated[float, Field(ge=0, le=300)] = 10.0
+    record_after_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    keep_days: Annotated[int, Field(ge=1, le=3660)] = 90
+    keep_most: Annotated[int, Field(ge=1000)] = 1_000_000
+
+
+class PositionSettings(Section):
+    """Positions of what moves, and where cameras look (GB/T 28181-2022 9.11, A.2.5.6)."""
+
+    subscribe: Literal["off", "mobile", "all"] = "mobile"
+    """mobile: at devices whose catalog names mobile units; all: at every device."""
+    interval_s: Annotated[int, Field(ge=1, le=3600)] = 5
+    subscription_expires_s: Annotated[int, Field(ge=60)] = 3600
+    poll_interval_s: Annotated[float, Field(gt=0)] = 60.0
+    """A device that refuses the subscription is asked so often."""
+    least_gap_s: Annotated[float, Field(ge=0)] = 1.0
+    """Reports of one channel that come closer together are told but not kept."""
+    future_s: Annotated[float, Field(gt=0)] = 300.0
+    """A time further from ours is a fault of the report."""
+    keep_days: Annotated[int, Field(ge=1, le=3660)] = 30
+    keep_most: Annotated[int, Field(ge=1000)] = 5_000_000
+
+
 class LogSettings(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     format: Literal["text", "json"] = "text"
@@ -355,6 +396,8 @@ class Settings(Section):
     storage: StorageSettings = StorageSettings()
     recording: RecordingSettings = RecordingSettings()
     inputs: InputSettings = InputSettings()
+    alarms: AlarmSettings = AlarmSettings()
+    positions: PositionSettings = PositionSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("storage")

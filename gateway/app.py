@@ -14,12 +14,19 @@ from gateway.events import EventBus
 from gateway.http.assembly import Http, Parts
 from gateway.http.health import SystemFacts
 from gateway.metrics import Metrics
+from gateway.metrics_alarms import AlarmGauges
 from gateway.metrics_recording import RecordingGauges
 from gateway.metrics_state import Sources
 from gateway.networks import AddressFault, OwnAddress, address_of
 from gateway.peers import Peers
 from gateway.registry import Registry
 from gateway.runtime import Runtime
+from gateway.services.alarms import AlarmService
+from gateway.services.alarms_archive import AlarmArchive
+from gateway.services.alarms_notices import UpperNotices
+from gateway.services.alarms_pictures import AlarmPictures
+from gateway.services.alarms_reset import AlarmReset
+from gateway.services.alarms_upward import AlarmsUpward
 from gateway.services.cascade import Cascade
 from gateway.services.cascade_control import UpperCommands
 from gateway.services.cascade_invite import InviteRelay
@@ -38,6 +45,7 @@ from gateway.services.nodes import NodePlan, Nodes
 from gateway.services.onvif import Onvif
 from gateway.services.playback import Playbacks
 from gateway.services.playback_library import Library
+from gateway.services.positions import PositionService
 from gateway.services.recording_parts import Recording
 from gateway.services.registrar import Registrar
 from gateway.services.session_address import MediaAddress
@@ -47,11 +55,13 @@ from gateway.services.session_third_party import MediaServerRole
 from gateway.services.sessions import Sessions
 from gateway.services.subscriptions import SubscriptionService
 from gateway.services.wanted import WantedStreams
+from gateway.storage.alarms import AlarmStore
 from gateway.storage.database import Database, StorageFailed
 from gateway.storage.devices import load_registry
 from gateway.storage.inputs import InputStore
 from gateway.storage.journal import Journal
 from gateway.storage.platforms import PlatformStore
+from gateway.storage.positions import PositionStore
 from gateway.storage.recordings import RecordingStore
 from gateway.storage.users import UserStore
 from gateway.storage.writer import Writer
@@ -173,7 +183,32 @@ class Gateway:
             catalog=self.catalog,
             journal=self.journal,
             clock=self.clock,
+            alarms=settings.alarms,
+            positions=settings.positions,
+            wishes=PositionStore(self.database),
         )
+        self._build_alarms()
+
+    def _build_alarms(self) -> None:
+        settings = self.settings
+        self.alarms = AlarmService(
+            settings=settings.alarms,
+            registry=self.registry,
+            bus=self.bus,
+            archive=AlarmArchive(
+                store=AlarmStore(self.database),
+                settings=settings.alarms,
+                directory=settings.storage.directory / "alarms",
+                clock=self.clock,
+            ),
+            clock=self.clock,
+        )
+        self.alarms.connect(self.dispatch)
+        self.alarm_reset = AlarmReset(registry=self.registry, asker=self.dispatch)
+        self.positions = PositionService(
+            settings=settings.positions, store=PositionStore(self.database), bus=self.bus, clock=self.clock
+        )
+        self.positions.connect(self.dispatch)
 
     def _build_media(self) -> None:
         settings, sip = self.settings.media, self.settings.sip
@@ -244,6 +279,14 @@ class Gateway:
             nodes=self.nodes,
             clock=self.clock,
         )
+        self.alarm_pictures = AlarmPictures(
+            settings=self.settings.alarms,
+            archive=self.alarms.archive,
+            pictures=self.sessions,
+            recorder=self.recording.service,
+            bus=self.bus,
+        )
+        self.alarms.listeners.append(self.alarm_pictures.alarm)
         self.media_server = MediaServerRole(server_id=sip.server_id, opener=opener, sessions=self.sessions)
 
     def _build_inputs(self, opener: Opener) -> None:
@@ -311,6 +354,10 @@ class Gateway:
         )
         self.cascade.records_of = self.upper_records
         self.cascade.media_server = self.media_server
+        self.alarms_upward = AlarmsUpward(lambda: self.cascade.served)
+        self.alarms.listeners.append(self.alarms_upward.alarm)
+        self.cascade.notices = notices = UpperNotices(self.subscriptions, lambda: self.cascade.served)
+        self.positions.listeners.append(notices.report)
 
     def _address_of(self, key: tuple[str, str]) -> str:
         channel = self.registry.channel(*key)
@@ -345,6 +392,10 @@ class Gateway:
                 inputs=self.inputs,
                 onvif=self.onvif,
                 recording=self.recording,
+                alarms=self.alarms,
+                alarm_reset=self.alarm_reset,
+                positions=self.positions,
+                subscriptions=self.subscriptions,
                 system=facts,
                 realm=settings.sip.domain,
                 checks={
@@ -357,8 +408,14 @@ class Gateway:
         )
         self.control.audit = self.upper_commands.audit = self.http.audit.note
         self.upper_playback.audit = self.upper_records.audit = self.http.audit.note
+        self.alarm_reset.audit = self.http.audit.note
         self.recording.connect(audit=self.http.audit.note)
         self.metrics.collector.register(RecordingGauges(self.recording, self.nodes.handles))
+        self.metrics.collector.register(
+            AlarmGauges(
+                self.alarms, self.alarm_pictures, self.alarms_upward, self.positions, self.subscriptions
+            )
+        )
         self.wanted = WantedStreams(
             registry=self.registry,
             player=self.sessions,
@@ -448,6 +505,10 @@ class Gateway:
         self._stack.push_async_callback(self.endpoint.close, DRAIN_S)
 
     async def _start_devices(self) -> None:
+        self._stack.push_async_callback(self.alarms.close)
+        await self.alarms.start()
+        self._stack.push_async_callback(self.positions.close)
+        await self.positions.start()
         self._stack.push_async_callback(self.dispatch.close)
         self.catalog.start()
         self._stack.push_async_callback(self.catalog.close)
@@ -472,11 +533,15 @@ class Gateway:
         await self.inputs.start()
         self._stack.push_async_callback(self.recording.close)
         await self.recording.start()
+        self._stack.push_async_callback(self.alarm_pictures.close)
+        await self.alarm_pictures.start()
 
     async def _start_cascade(self) -> None:
         """Uppers come last: what they ask for can be served. They hear of lost and regained media nodes."""
         self._stack.push_async_callback(self.upper_playback.close)
         self._stack.push_async_callback(self.cascade.close)
+        self._stack.push_async_callback(self.alarms_upward.close)
+        self.alarms_upward.start()
         await self.cascade.start()
         self.endpoint.on_connection_closed = self._connection_closed
         self.nodes.on_ready.append(lambda node: self.cascade.health_changed())

@@ -230,13 +230,23 @@ class PlatformChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class AlarmRaised(Event):
+    """A device raised an alarm (9.4). ``alarm_at``: its own time. ``text_zh`` and ``text_en`` say what the numbers mean.
+
+    ``kind`` is the AlarmType, whose meaning depends on ``method``; 0 stands for a number that did not come.
+    """
+
     device_id: str
     channel_id: str
     priority: int
     method: int
     kind: int | None
     description: str
-    at: str
+    alarm_at: str
+    alarm_id: str = ""
+    event_type: int | None = None
+    text_zh: str = ""
+    text_en: str = ""
+    via: str = "message"
 
 
 @dataclass(frozen=True, slots=True)

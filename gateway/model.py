@@ -181,6 +181,8 @@ class Platform:
     """Parallel streams the upper may pull; 0: no limit."""
     rights: frozenset[str] = frozenset({"play", "ptz"})
     """Of: play, ptz, playback, download, broadcast, config."""
+    alarms: str = "subscription"
+    """subscription: alarms go up where it subscribed; always: also by MESSAGE while it has no subscription."""
     enabled: bool = True
 
 

@@ -27,6 +27,7 @@ from sip.manscdp import (
     PresetItem,
     PresetQuery,
     PresetResponse,
+    PTZPositionQuery,
     RecordInfoQuery,
     RecordInfoResponse,
     RecordItem,
@@ -60,6 +61,7 @@ class AnswerBook:
             DeviceControl: self._control,
             DeviceConfig: self._configured,
             BroadcastNotify: self._broadcast,
+            PTZPositionQuery: self._device.notices.where,
         }
 
     def answers_to(self, body: Body) -> list[Body]:
@@ -210,7 +212,8 @@ class AnswerBook:
     def _control(self, body: DeviceControl) -> list[Body]:
         if not body.wants_response:
             return []
-        return [DeviceControlResponse(sn=body.sn, device_id=body.device_id)]
+        result = self._device.notices.control(body) or "OK"
+        return [DeviceControlResponse(sn=body.sn, device_id=body.device_id, result=result)]
 
     def _configured(self, body: DeviceConfig) -> list[Body]:
         settings = self._device.options.register

@@ -10,12 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Literal
 
 from simulator.answers import AnswerBook, broken_xml
 from simulator.calls import Call, Calls
 from simulator.faults import Faults
+from simulator.notices import Notices, kind_of_subscription
 from simulator.register import RegisterSettings, Registration
 from simulator.sending import Pictures
 from sip import ptz
@@ -33,17 +33,12 @@ from sip.flow import Flow, Target
 from sip.ids import TypeKind, kind_of
 from sip.manscdp import (
     CONTENT_TYPE,
-    AlarmNotify,
     Body,
     CatalogItem,
     CatalogNotify,
-    CatalogQuery,
     DeviceControl,
     Edition,
     KeepaliveNotify,
-    MobilePositionNotify,
-    MobilePositionQuery,
-    PositionItem,
     decode,
     encode,
 )
@@ -89,13 +84,13 @@ class DeviceOptions:
     manufacturer: str = "Simulator"
     model: str = "SIM-1"
     firmware: str = "1.0"
-    sub_pictures: Pictures | None = None
-    """What the first sub stream shows; None: the device knows no sub stream and sends its main one."""
     user_agent: str = "device-simulator"
     page_size: int = 4
     max_calls: int = 16
     longest_subscription_s: int = 86400
     pictures: Pictures = field(default_factory=Pictures)
+    sub_pictures: Pictures | None = None
+    """What the first sub stream shows; None: the device knows no sub stream and sends its main one."""
     register: RegisterSettings = field(default_factory=RegisterSettings)
     timers: Timers | None = None
 
@@ -166,6 +161,7 @@ class SimulatedDevice:
             other_port=self._send_from_other_port,
         )
         self.calls = Calls(self)
+        self.notices = Notices(self)
         self.answers = AnswerBook(self)
 
     # -- life ---------------------------------------------------------------------------------------------
@@ -182,12 +178,14 @@ class SimulatedDevice:
 
     async def stop(self, *, unregister: bool = True) -> None:
         """BYE all calls, unregister, close the port."""
+        self.notices.close()
         await self.calls.close()
         await self.registration.stop(unregister=unregister)
         await self.endpoint.close(drain_s=0.1)
 
     async def vanish(self) -> None:
         """Gone without a word: no BYE, no unregister."""
+        self.notices.close()
         self.calls.abandon()
         await self.registration.stop(unregister=False)
         await self.endpoint.close(drain_s=0.0)
@@ -293,32 +291,16 @@ class SimulatedDevice:
     async def alarm(
         self, channel_id: str, *, method: int = 5, alarm_type: int = 2, priority: int = 4
     ) -> Response | None:
-        """An alarm: in the subscription where there is one, else by MESSAGE."""
-        body = AlarmNotify(
-            sn=self.next_sn(),
-            device_id=channel_id,
-            alarm_priority=priority,
-            alarm_method=method,
-            alarm_time=datetime.now(UTC),
-            alarm_type=alarm_type,
-        )
-        return await self._notify("alarm", body) or await self.send(body)
+        """An alarm: in the subscription where there is one, else by MESSAGE. More: ``notices``."""
+        return await self.notices.alarm(channel_id, method=method, alarm_type=alarm_type, priority=priority)
 
     async def position(self, longitude: float, latitude: float) -> Response | None:
-        """Tell the subscriber where we are."""
-        now = datetime.now(UTC)
-        if self.options.edition is Edition.V2016:
-            body = MobilePositionNotify(
-                sn=self.next_sn(), device_id=self.device_id, time=now, longitude=longitude, latitude=latitude
-            )
-        else:
-            item = PositionItem(
-                device_id=self.device_id, capture_time=now, longitude=longitude, latitude=latitude
-            )
-            body = MobilePositionNotify(
-                sn=self.next_sn(), device_id=self.device_id, time=now, sum_num=1, items=[item]
-            )
-        return await self._notify("mobileposition", body)
+        """Tell the subscriber where we are; None when there is none. More: ``notices``."""
+        return await self.notices.position(longitude, latitude, via="notify")
+
+    @property
+    def edition(self) -> Edition:
+        return self.options.edition
 
     async def _notify(self, kind: str, body: Body) -> Response | None:
         subscription = self.subscriptions.get(kind)
@@ -398,9 +380,9 @@ class SimulatedDevice:
     def _subscribed(self, incoming: IncomingSubscribe, body: Body | None) -> Reply | None:
         expires = incoming.request.expires
         granted = min(600 if expires is None else expires, self.options.longest_subscription_s)
-        kind = "catalog"
-        if body is not None and not isinstance(body, CatalogQuery):
-            kind = "mobileposition" if isinstance(body, MobilePositionQuery) else body.cmd_type.lower()
+        kind = kind_of_subscription(incoming, body)
+        if not self.notices.subscribed(kind, body):
+            return Reply(489)
         subscription = incoming.accept(granted)
         self.subscriptions[kind] = subscription
         if kind == "catalog":

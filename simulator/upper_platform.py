@@ -28,6 +28,8 @@ from sip.flow import Flow, Target
 from sip.ids import format_ssrc
 from sip.manscdp import (
     CONTENT_TYPE,
+    AlarmNotify,
+    AlarmResponse,
     Body,
     CatalogItem,
     CatalogNotify,
@@ -204,6 +206,8 @@ class UpperPlatform:
         self.heartbeats: list[tuple[float, KeepaliveNotify]] = []
         self.messages: list[tuple[Body, Incoming]] = []
         self.notifies: list[tuple[CatalogNotify, Request, float]] = []
+        self.told: list[tuple[Body, Request, float]] = []
+        """All other bodies that came in NOTIFYs: alarms, positions."""
         self.ended: list[str] = []
         """Why subscriptions ended without the upper's will."""
         self.refused = Counter[str]()
@@ -409,6 +413,8 @@ class UpperPlatform:
             self.messages.append((body, incoming))
         if isinstance(body, KeepaliveNotify):
             self.heartbeats.append((time.monotonic(), body))
+        elif isinstance(body, AlarmNotify):
+            self.endpoint.spawn(self._answer_alarm(body))
         elif isinstance(body, MediaStatusNotify) and body.notify_type == FILE_SENT:
             self.told_ends.append(incoming.request.call_id)
         elif isinstance(body, RecordInfoResponse) and body.sn in self._record_parts:
@@ -521,7 +527,28 @@ class UpperPlatform:
             body = decode(incoming.request.body).body
             if isinstance(body, CatalogNotify):
                 self.notifies.append((body, incoming.request, time.monotonic()))
+            elif len(self.told) < MAX_RECORDED:
+                self.told.append((body, incoming.request, time.monotonic()))
         return Reply(200)
+
+    async def subscribe(self, query: Body, *, event: str = "presence", expires_s: int = 600) -> Subscription:
+        """Subscribe to alarms or positions; what is notified is kept in ``told``."""
+        subscription = await self.endpoint.subscribe(
+            self.target(query.device_id),
+            to=f"sip:{query.device_id}@{self.lower_id[:10]}",
+            event=event,
+            expires_s=expires_s,
+            body=encode(query, charset=self.charset, edition=self.edition),
+            content_type=CONTENT_TYPE,
+            on_notify=self._notified,
+            on_end=self.ended.append,
+        )
+        self._subscriptions.append(subscription)
+        return subscription
+
+    async def _answer_alarm(self, alarm: AlarmNotify) -> None:
+        """Response/Alarm with the alarm's SN (9.4.2)."""
+        await self.send(AlarmResponse(sn=alarm.sn, device_id=alarm.device_id))
 
     def events(self) -> list[tuple[str, str]]:
         """(event, code) of every entry notified so far, in order."""

@@ -12,6 +12,7 @@ from argon2 import PasswordHasher
 from config.settings import HttpSettings, MediaSettings, MetricsSettings
 from gateway.clock import Clock
 from gateway.events import EventBus, SecurityEvent
+from gateway.http.alarms import AlarmResource
 from gateway.http.auth import Gatekeeper
 from gateway.http.channels import ChannelResource
 from gateway.http.console import Console, DocumentResource
@@ -22,22 +23,28 @@ from gateway.http.inputs import InputResource, InputsPort
 from gateway.http.live import KeyFrames, LiveResource, Pictures
 from gateway.http.platforms import PlatformResource, Uppers
 from gateway.http.playback import Outputs, PlaybackResource, Playing
+from gateway.http.positions import PositionResource
 from gateway.http.ptz import Controller, PtzResource
 from gateway.http.recording_rules import RecordingRuleResource
 from gateway.http.recordings import RecordingResource
 from gateway.http.server import HttpServer
 from gateway.http.sessions import SessionResource, SessionsPort
 from gateway.http.shares import ShareResource
+from gateway.http.subscriptions import SubscriptionResource
 from gateway.http.tokens import TokenResource
 from gateway.http.tree import TreeResource
 from gateway.http.users import UserResource
 from gateway.metrics import Metrics, MetricsServer
 from gateway.registry import Registry
 from gateway.services.access import Access, AccessStore
+from gateway.services.alarms import AlarmService
+from gateway.services.alarms_reset import AlarmReset
 from gateway.services.audit import Audit, AuditStore
 from gateway.services.census import Census
 from gateway.services.onvif import Onvif
+from gateway.services.positions import PositionService
 from gateway.services.recording_parts import Recording
+from gateway.services.subscriptions import SubscriptionService
 
 if TYPE_CHECKING:
     from gateway.services.nodes import NodeHandle
@@ -71,6 +78,10 @@ class Parts:
     inputs: InputsPort
     onvif: Onvif
     recording: Recording
+    alarms: AlarmService
+    alarm_reset: AlarmReset
+    positions: PositionService
+    subscriptions: SubscriptionService
     system: SystemInfo
     realm: str
     checks: dict[str, Check]
@@ -139,6 +150,9 @@ class Http:
             SessionResource(registry=registry, sessions=parts.sessions),
             RecordingResource(registry=registry, recording=parts.recording),
             RecordingRuleResource(registry=registry, recording=parts.recording),
+            AlarmResource(registry=registry, alarms=parts.alarms, reset=parts.alarm_reset),
+            PositionResource(registry=registry, positions=parts.positions),
+            SubscriptionResource(registry=registry, subscriptions=parts.subscriptions),
             self.events,
             HealthResource(registry=registry, census=parts.census, system=parts.system, checks=parts.checks),
             DocumentResource(lambda: self.server.document),

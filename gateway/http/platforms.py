@@ -72,6 +72,10 @@ class PlatformSettings(Model):
         default=0, ge=0, le=100_000, description="Parallel streams it may pull; 0: no limit."
     )
     rights: set[Right] = Field(default={Right.PLAY, Right.PTZ})
+    alarms: Literal["subscription", "always"] = Field(
+        default="subscription",
+        description="subscription: alarms go up where it subscribed; always: also by MESSAGE while it did not.",
+    )
     enabled: bool = True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from random import Random
 from typing import Any, Protocol
 
@@ -36,6 +36,7 @@ from gateway.services.cascade_journal import UpperJournal
 from gateway.services.cascade_link import Requester, UpperLink
 from gateway.services.cascade_records import UpperRecords
 from gateway.services.cascade_route import DomainRoutes, Subscriber
+from gateway.services.cascade_tree import Tree
 from gateway.services.cascade_upper import Upper
 from gateway.services.provisioning import configured_platform
 from gateway.services.session_third_party import MediaServerRole
@@ -45,6 +46,7 @@ from sip.errors import RemoteError
 from sip.flow import Flow
 from sip.ids import domain_of, is_code
 from sip.manscdp import (
+    AlarmResponse,
     Body,
     CatalogQuery,
     DeviceControl,
@@ -99,6 +101,16 @@ class SipSide(Requester, Subscriber, Protocol):
     def core(self) -> ContactWriter: ...
 
 
+class Notices(Protocol):
+    """Alarms and positions for uppers (gateway.services.alarms_notices)."""
+
+    def serves(self, query: Body) -> bool: ...
+
+    def subscribe(
+        self, upper: Upper, incoming: IncomingSubscribe, query: Body, tree: Tree, contact: str
+    ) -> Reply | None: ...
+
+
 class Cascade:
     """All upper platforms. Built by app.py; ``dispatch`` brings what they send."""
 
@@ -146,6 +158,8 @@ class Cascade:
         """Takes INVITEs without SDP that are meant for a media server, not for a channel (G229)."""
         self.records_of: UpperRecords | None = None
         """Answers what is recorded; without it such queries are refused."""
+        self.notices: Notices | None = None
+        """Serves subscriptions to alarms and positions; without it they are refused."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._unsubscribe: list[Callable[[], None]] = []
 
@@ -248,6 +262,11 @@ class Cascade:
         return IdMap(platform.our_id or self._identity.user, _chosen(shares), recoded)
 
     # -- what operators do -----------------------------------------------------------------------------------
+
+    @property
+    def served(self) -> Collection[Upper]:
+        """All uppers."""
+        return self._uppers.values()
 
     def records(self) -> list[Platform]:
         """All uppers as entered."""
@@ -392,6 +411,7 @@ class Cascade:
         dispatch.on(DeviceInfoQuery, "upper")(self._device_info)
         dispatch.on(DeviceStatusQuery, "upper")(self._device_status)
         dispatch.on(RecordInfoQuery, "upper")(self._records)
+        dispatch.on(AlarmResponse, "upper")(self._alarm_taken)
         dispatch.on_other("upper")(self._other)
 
     def _of(self, peer: Peer) -> Upper | None:
@@ -418,6 +438,9 @@ class Cascade:
         query: CatalogQuery | None = None
         if incoming.request.body.strip():
             body = decode(incoming.request.body, root_hint="Query").body
+            if self.notices is not None and self.notices.serves(body):
+                contact = self._endpoint.core.contact(incoming.flow, upper.link.identity.user)
+                return self.notices.subscribe(upper, incoming, body, await upper.tree(), contact)
             if not isinstance(body, CatalogQuery):
                 return Reply(489, (("Allow-Events", "Catalog"),))
             query = body
@@ -475,6 +498,11 @@ class Cascade:
         answer = functools.partial(records.answer, upper.link, upper.answers, tree, query, who, refused)
         upper.answers.spawn(query, answer)
         return None
+
+    async def _alarm_taken(self, peer: Peer, body: AlarmResponse, incoming: Incoming) -> None:
+        """An upper's answer to an alarm of ours (9.4.2); its 200 said as much."""
+        if body.result != "OK":
+            log.info("upper refused an alarm platform_id=%s sn=%d", peer.id, body.sn)
 
     async def _other(self, peer: Peer, body: Body, incoming: Incoming) -> Body | None:
         log.info("upper sent what nobody serves platform_id=%s cmd_type=%s", peer.id, body.cmd_type[:32])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from config.settings import CascadeSettings
 from gateway.clock import Clock
@@ -24,6 +24,26 @@ from sip.manscdp import CatalogQuery
 from sip.subscription import NotifierSubscription
 
 log = logging.getLogger(__name__)
+
+
+class Feed(Protocol):
+    """One subscription of an upper: catalog, alarms or positions."""
+
+    target: str
+
+    def start(self) -> None: ...
+
+    async def drop(self) -> None: ...
+
+    def status_changed(self, keys: Iterable[Key]) -> None: ...
+
+    def tree_changed(self, old: Tree, new: Tree, touched: frozenset[Key]) -> None: ...
+
+
+F = TypeVar("F")
+Dead = Callable[[Any], None]
+FeedMaker = Callable[[NotifierSubscription, Tree, Dead], Feed]
+"""Makes the feed of an accepted subscription: its notifier, the catalog, and whom to tell when it is dead."""
 
 GOODBYE_WAIT_S = 1.0
 REBUILD_PAUSE_S = 0.3
@@ -69,13 +89,24 @@ class Upper:
         self._touched: set[Key] = set()
         self._building = asyncio.Lock()
         self._took_s = 0.0
-        self._feeds: dict[CatalogFeed, NotifierSubscription] = {}
+        self._feeds: dict[Feed, NotifierSubscription] = {}
+        self.on_feed_ended: Callable[[Feed], None] | None = None
+        """Told of each subscription that is over: what it needed below is no longer needed."""
         self._rebuilder: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def platform(self) -> Platform:
         return self.link.platform
+
+    @property
+    def known_tree(self) -> Tree | None:
+        """The catalog as last built, None before the first time."""
+        return self._tree
+
+    def feeds_of(self, kind: type[F]) -> list[F]:
+        """The open subscriptions of one sort."""
+        return [feed for feed in self._feeds if isinstance(feed, kind)]
 
     @property
     def subscriptions(self) -> int:
@@ -178,8 +209,19 @@ class Upper:
 
     # -- subscriptions ---------------------------------------------------------------------------------------
 
-    def subscribe(self, incoming: IncomingSubscribe, target: str, tree: Tree, contact: str) -> Reply | None:
-        """Open a subscription for ``target``: 200, then what is not ON (9.11.3.2). None: accepted."""
+    def subscribe(
+        self,
+        incoming: IncomingSubscribe,
+        target: str,
+        tree: Tree,
+        contact: str,
+        make: FeedMaker | None = None,
+        kind: type[Feed] = CatalogFeed,
+    ) -> Reply | None:
+        """Open a subscription for ``target``: 200, then what is not ON (9.11.3.2). None: accepted.
+
+        ``make`` and ``kind``: another one than for the catalog.
+        """
         target = target or tree.own_id
         if target != tree.own_id and target not in tree.entries:
             return Reply(404)
@@ -187,12 +229,29 @@ class Upper:
         if granted == 0:
             return Reply(200, (("Expires", "0"),))
         for feed, old in list(self._feeds.items()):
-            if feed.target == target and old.event == incoming.event:
+            if feed.target == target and old.event == incoming.event and type(feed) is kind:
                 old.finish("replaced")  # the upper forgot its dialog and asks anew
         if len(self._feeds) >= MOST_SUBSCRIPTIONS:
             return Reply(503, (("Retry-After", "60"),))
         notifier = incoming.accept(granted, headers=[("Contact", contact)])
-        feed = CatalogFeed(
+        feed = (
+            make(notifier, tree, self._feed_dead)
+            if make is not None
+            else self._catalog_feed(notifier, target, tree)
+        )
+        self._feeds[feed] = notifier
+        notifier.on_end = lambda cause: self._feed_ended(feed, cause)
+        if self._journal is not None:
+            self._journal.put(notifier)
+        feed.start()
+        log.info(
+            "upper subscribed platform_id=%s call_id=%s kind=%s target=%s expires_s=%d",
+            *(self.platform.platform_id, notifier.call_id, kind.__name__, target, granted),
+        )
+        return None
+
+    def _catalog_feed(self, notifier: NotifierSubscription, target: str, tree: Tree) -> CatalogFeed:
+        return CatalogFeed(
             notifier,
             target=target,
             tree=tree,
@@ -202,25 +261,17 @@ class Upper:
             clock=self._clock,
             on_dead=self._feed_dead,
         )
-        self._feeds[feed] = notifier
-        notifier.on_end = lambda cause: self._feed_ended(feed, cause)
-        if self._journal is not None:
-            self._journal.put(notifier)
-        feed.start()
-        log.info(
-            "upper subscribed platform_id=%s call_id=%s target=%s expires_s=%d",
-            *(self.platform.platform_id, notifier.call_id, target, granted),
-        )
-        return None
 
-    def _feed_dead(self, feed: CatalogFeed) -> None:
+    def _feed_dead(self, feed: Feed) -> None:
         notifier = self._feeds.get(feed)
         if notifier is not None:
             notifier.finish("unanswered")
 
-    def _feed_ended(self, feed: CatalogFeed, cause: str) -> None:
+    def _feed_ended(self, feed: Feed, cause: str) -> None:
         notifier = self._feeds.pop(feed, None)
         if notifier is not None:
+            if self.on_feed_ended is not None:
+                self.on_feed_ended(feed)
             if self._journal is not None:
                 self._journal.remove(notifier)
             log.info("upper subscription over platform_id=%s cause=%s", self.platform.platform_id, cause)

@@ -253,3 +253,64 @@ recording_marks = Table(  # events and evidence on the timeline
     Column("created_at", DateTime(timezone=True), nullable=False),
     Index(None, "device_id", "channel_id", "start_s"),
 )
+
+alarms = Table(  # what devices raised, with the XML it came in; kept for alarms.keep_days
+    "alarms",
+    metadata,
+    Column("alarm_id", String(32), primary_key=True),
+    Column("device_id", String(32), nullable=False),
+    Column("channel_id", String(32), nullable=False),
+    Column("received_at", DateTime(timezone=True), nullable=False),
+    Column("last_at", DateTime(timezone=True), nullable=False),
+    Column("alarm_at", DateTime(timezone=True)),
+    Column("priority", Integer),
+    Column("method", Integer),
+    Column("alarm_type", Integer),
+    Column("event_type", Integer),
+    Column("description", Text, nullable=False, default=""),
+    Column("longitude", Float(53)),
+    Column("latitude", Float(53)),
+    Column("extra", JSON, nullable=False),
+    Column("via", String(8), nullable=False),  # message | notify
+    Column("clock_fault", Boolean, nullable=False, default=False),
+    Column("repeats", Integer, nullable=False, default=0),
+    Column("suppressed", Integer, nullable=False, default=0),
+    Column("raw", Text, nullable=False, default=""),
+    Column("camera_id", String(32), nullable=False, default=""),
+    Column("snapshot", String(255), nullable=False, default=""),
+    Column("acknowledged_at", DateTime(timezone=True)),
+    Column("acknowledged_by", String(128), nullable=False, default=""),
+    Column("note", Text, nullable=False, default=""),
+    Column("reset", String(64), nullable=False, default=""),
+    Index(None, "received_at"),
+    Index(None, "device_id", "received_at"),
+    Index(None, "channel_id", "received_at"),
+)
+
+positions = Table(  # tracks of what moves; kept for positions.keep_days
+    "positions",
+    metadata,
+    Column("device_id", String(32), primary_key=True),
+    Column("channel_id", String(32), primary_key=True),
+    Column("at", DateTime(timezone=True), primary_key=True),
+    Column("received_at", DateTime(timezone=True), nullable=False),
+    Column("longitude", Float(53), nullable=False),
+    Column("latitude", Float(53), nullable=False),
+    Column("speed_kmh", Float),
+    Column("direction_deg", Float),
+    Column("altitude_m", Float),
+    Column("height_m", Float),
+    Column("faults", String(128), nullable=False, default=""),
+    Column("via", String(8), nullable=False, default="notify"),
+    Index(None, "received_at"),
+)
+
+subscription_wishes = Table(  # subscriptions that operators asked for or do not want, against the settings' defaults
+    "subscription_wishes",
+    metadata,
+    Column("device_id", String(32), primary_key=True),
+    Column("kind", String(16), primary_key=True),  # Catalog | Alarm | MobilePosition | PTZPosition
+    Column("target_id", String(32), primary_key=True),
+    Column("enabled", Boolean, nullable=False),
+    Column("interval_s", Integer),
+)
