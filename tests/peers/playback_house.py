@@ -19,6 +19,7 @@ from gateway.storage.recordings import RecordingStore
 
 SERVER = "41018300002000000001"
 DEVICE = "41018300001180000005"
+PASSWORD = "Xm-Demo-0001"
 _RTP = kept_ports(200)
 
 
@@ -35,11 +36,12 @@ async def recorded_gateway(
             },
             "media": {
                 "viewer_host": "127.0.0.1", "viewer_port": viewer, "rtp_port_min": _RTP[0], "rtp_port_max": _RTP[1],
-                "port_quarantine_s": 0.2, "rtsp_port": None,
+                "port_quarantine_s": 0.2, "transport": "udp", "rtsp_port": None,
             },
             "cascade": {"register_retry_s": 0.3, "ack_guard_s": 1.5},
             "playback": {"end_grace_s": 0.6, **playback},
-            "recording": {"disks": [{"disk_id": "d1", "directory": str(disk), "reserve_bytes": 0}]},
+            "recording": {"disks": [{"disk_id": "d1", "directory": str(disk), "reserve_bytes": 0}], "segment_s": 2},
+            "registration": {"domain_password": PASSWORD},
             "http": {"host": "127.0.0.1", "port": http},
             "metrics": {"port": metrics},
             "storage": {"directory": str(folder), "flush_interval_s": 0.2},
