@@ -214,16 +214,20 @@ class StateGauges(Collector):
             ("node_streams", "Streams received by a media node.", lambda s: s.streams),
             ("node_senders", "Relays to upper platforms on a media node.", lambda s: s.senders),
             ("node_viewers", "Viewers served by a media node.", lambda s: s.viewers),
-            ("node_rtsp_refused", "RTSP clients refused for their proof since its start.", lambda s: s.rtsp_refused),
+            (
+                "node_rtsp_refused",
+                "RTSP clients refused for their proof since its start.",
+                lambda s: s.rtsp_refused,
+            ),
             ("node_ports_leased", "RTP ports in use.", lambda s: s.ports_leased),
             ("node_ports_quarantined", "RTP ports resting.", lambda s: s.ports_quarantined),
             ("node_ports_free", "RTP ports that can be leased.", lambda s: s.ports_free),
             ("node_resident_memory_bytes", "Memory of a media node.", lambda s: s.rss_bytes),
+            ("node_transcoders", "Transcoders in use.", lambda s: s.transcode.used),
             ("node_loop_lag_seconds", "How late timers of a media node run.", lambda s: s.loop_lag_s),
         )
         handles = list(self._sources().nodes())
         up = _gauge("node_up", "1 while the media node answers.", "node")
-            ("node_transcoders", "Transcoders in use.", lambda s: s.transcode.used),
         for handle in handles:
             up.add_metric((handle.node_id,), float(handle.alive))
         yield up
