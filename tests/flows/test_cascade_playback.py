@@ -216,8 +216,10 @@ async def test_a_2016_upper_gets_no_fields_of_2022(gateway: Gateway) -> None:
 
 
 @pytest.mark.gb("G222", "G223")
-@pytest.mark.parametrize("channel_id", [CHANNEL, HEVC])
-@pytest.mark.parametrize("transport", ["udp", "tcp_passive", "tcp_active"])
+@pytest.mark.parametrize(
+    ("transport", "channel_id"),
+    [("udp", CHANNEL), ("udp", HEVC), ("tcp_passive", HEVC), ("tcp_active", CHANNEL)],
+)
 async def test_an_upper_sees_exactly_what_was_recorded(
     gateway: Gateway, upper: UpperPlatform, transport: str, channel_id: str
 ) -> None:
