@@ -15,11 +15,12 @@ class PacketCache:
         self.has_key = False
         self.limit_bytes = limit_bytes
         self._runs: deque[Run] = deque()
-        self._open = True
+        self.keeping = True
+        """Whether runs are worth copying for it now."""
 
     def add(self, run: Run) -> None:
         """Keep a run whose buffer is its own."""
-        if not self._open:
+        if not self.keeping:
             return
         self._runs.append(run)
         self.bytes += len(run.buffer)
@@ -34,26 +35,21 @@ class PacketCache:
         if runs and runs[0].index < index:
             runs[0] = runs[0].part(index - runs[0].index, len(runs[0]))
         self.has_key = bool(runs) and runs[0].index == index
-        self._open = True
+        self.keeping = True
 
     def overflow(self) -> None:
         """The group of pictures is too long: keep nothing until the next key frame."""
         self.clear()
-        self._open = False
+        self.keeping = False
 
     def reopen(self) -> None:
         """What comes next looks like a key frame: keep it."""
-        self._open = True
+        self.keeping = True
 
     def clear(self) -> None:
         self._runs.clear()
         self.bytes = 0
         self.has_key = False
-
-    @property
-    def keeping(self) -> bool:
-        """Whether runs are worth copying for it now."""
-        return self._open
 
     def runs(self) -> list[Run]:
         """The packets from the key frame on; empty when no key frame is kept."""

@@ -35,13 +35,14 @@ class ReorderBuffer(Generic[T]):
         self.late = 0
         """Duplicates, and packets that came after their place was given up."""
         self.restarts = 0
-        self._held: dict[int, tuple[float, T]] = {}
+        self.held: dict[int, tuple[float, T]] = {}
+        """Packets that wait for those in front of them, by sequence number."""
         self._probation: tuple[int, T] | None = None
         self._highest = 0
 
     @property
     def holding(self) -> bool:
-        return bool(self._held)
+        return bool(self.held)
 
     def push(self, sequence: int, item: T, now: float, *, begins: bool = True) -> list[Ordered[T]]:
         """Take one packet. ``now`` in seconds of any monotonic clock.
@@ -50,7 +51,7 @@ class ReorderBuffer(Generic[T]):
         that jitter at the start of a session does not cost the first key frame.
         """
         if self.expected is None:
-            self._held[sequence] = (now, item)
+            self.held[sequence] = (now, item)
             self._highest = sequence
             return self._start(sequence) if begins else self.expire(now)
         delta = sequence_delta(sequence, self.expected)
@@ -58,71 +59,71 @@ class ReorderBuffer(Generic[T]):
             self._probation = None
             self.expected = (sequence + 1) & 0xFFFF
             result = [Ordered(0, sequence, item)]
-            if self._held:
+            if self.held:
                 self.reordered += 1  # it comes after packets that it belongs in front of
                 self._follow(result)
                 result += self.expire(now)
             return result
         if abs(delta) > JUMP:
             return self._jump(sequence, item)
-        if delta < 0 or sequence in self._held:
+        if delta < 0 or sequence in self.held:
             self.late += 1
             return self.expire(now)
-        if self._held and sequence_delta(sequence, self._highest) < 0:
+        if self.held and sequence_delta(sequence, self._highest) < 0:
             self.reordered += 1
         else:
             self._highest = sequence
-        self._held[sequence] = (now, item)
+        self.held[sequence] = (now, item)
         return self.expire(now)
 
     def expire(self, now: float) -> list[Ordered[T]]:
         """Give up places whose followers have waited for the window."""
         result: list[Ordered[T]] = []
-        if self.expected is None and self._held:
-            oldest = min(arrival for arrival, _ in self._held.values())
+        if self.expected is None and self.held:
+            oldest = min(arrival for arrival, _ in self.held.values())
             if now - oldest < self.window_s:
                 return result
-            result = self._start(next(iter(self._held)))
-        while self._held:
-            oldest = min(arrival for arrival, _ in self._held.values())
-            if now - oldest < self.window_s and len(self._held) <= MAX_HELD:
+            result = self._start(next(iter(self.held)))
+        while self.held:
+            oldest = min(arrival for arrival, _ in self.held.values())
+            if now - oldest < self.window_s and len(self.held) <= MAX_HELD:
                 break
             self._skip(result)
         return result
 
     def flush(self) -> list[Ordered[T]]:
         """Everything that is held, in order."""
-        result = self._start(next(iter(self._held))) if self.expected is None and self._held else []
-        while self._held:
+        result = self._start(next(iter(self.held))) if self.expected is None and self.held else []
+        while self.held:
             self._skip(result)
         return result
 
     def restart(self) -> None:
         """Begin anew with the next packet (the sender changed). What was held is forgotten."""
         self.expected = None
-        self._held.clear()
+        self.held.clear()
         self._probation = None
 
     def _start(self, near: int) -> list[Ordered[T]]:
         """Begin with the earliest packet held, in the neighbourhood of ``near``."""
-        self.expected = min(self._held, key=lambda sequence: sequence_delta(sequence, near))
+        self.expected = min(self.held, key=lambda sequence: sequence_delta(sequence, near))
         result: list[Ordered[T]] = []
         self._follow(result)
         return result
 
     def _follow(self, result: list[Ordered[T]]) -> None:
         expected = self.expected or 0
-        while (entry := self._held.pop(expected, None)) is not None:
+        while (entry := self.held.pop(expected, None)) is not None:
             result.append(Ordered(0, expected, entry[1]))
             expected = (expected + 1) & 0xFFFF
         self.expected = expected
 
     def _skip(self, result: list[Ordered[T]]) -> None:
         expected = self.expected or 0
-        nearest = min(self._held, key=lambda sequence: (sequence - expected) & 0xFFFF)
+        nearest = min(self.held, key=lambda sequence: (sequence - expected) & 0xFFFF)
         missing = (nearest - expected) & 0xFFFF
         self.lost += missing
-        _, item = self._held.pop(nearest)
+        _, item = self.held.pop(nearest)
         result.append(Ordered(missing, nearest, item))
         self.expected = (nearest + 1) & 0xFFFF
         self._follow(result)

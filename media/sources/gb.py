@@ -100,6 +100,7 @@ class GbSource:
             ssrc=spec.ssrc, deliver=self._deliver, on_fault=self.report_fault, on_rtcp=self._rtcp_in_media,
             window_s=window_s, payloads=spec.payloads,
         )  # fmt: skip
+        self._held = self.ingest.reorder.held
         self.content = Content(payloads=spec.payloads, publish=self._publish, on_fault=self.report_fault)
         self.cache = PacketCache(cache_bytes)
         self.resting = False
@@ -297,7 +298,7 @@ class GbSource:
     ) -> None:
         """Packets of this session from any transport."""
         self.ingest.feed(buffer, view, starts, sizes, now, stride)
-        if self.ingest.holding:
+        if self._held:
             self._pump.every_tick(self, self.ingest.tick)
 
     def cached_runs(self) -> list[Run]:
