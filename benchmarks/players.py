@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import re
 import socket
@@ -20,7 +21,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
 from benchmarks.nodes import SECRET, RunningNode
 from media import tickets
-from media.client import MediaClient
+from media.client import MediaClient, MediaError
 from media.specs import WebRtcOffer
 
 OPEN_S = 20.0
@@ -252,7 +253,8 @@ class RtcPlayer:
                 await asyncio.sleep(0.05)
 
     async def close(self) -> None:
-        await self._client.close_viewer(self._viewer_id)
+        with contextlib.suppress(MediaError):
+            await self._client.close_viewer(self._viewer_id)
         await self.peer.close()
 
 

@@ -93,8 +93,12 @@ class Soak:
         self._over = False
 
     async def sample(self) -> Sample:
-        """Ask the node and the system, and keep the answer."""
-        stats = await self.client.stats()
+        """Ask the node and the system, and keep the answer. A node that does not answer in time is a failure."""
+        try:
+            stats = await self.client.stats()
+        except MediaError as error:
+            self.failed("statistics", error)
+            return self.samples[-1]
         now, cpu = time.monotonic(), cpu_seconds(self.node.pid)
         share = (cpu - self._cpu[1]) / max(now - self._cpu[0], 1e-9)
         self._cpu = (now, cpu)
@@ -105,6 +109,10 @@ class Soak:
         )  # fmt: skip
         self.samples.append(one)
         return one
+
+    def stop(self) -> None:
+        """Nothing new begins."""
+        self._over = True
 
     # --- what goes on ----------------------------------------------------------------------------------------------
 
@@ -118,6 +126,7 @@ class Soak:
                 await self.waves.run(WAVES[number % len(WAVES)], self.random.uniform(*self.plan.wave_s))
             except (MediaError, RuntimeError, OSError) as error:
                 self.failed("wave", error)
+                await asyncio.sleep(1)
 
     async def visit_after_visit(self, kind: str) -> None:
         """One place for viewers of a kind: one comes, watches for a while, goes."""
@@ -191,7 +200,7 @@ class Soak:
         while time.monotonic() < end:
             await asyncio.sleep(min(plan.sample_s, max(0.1, end - time.monotonic())))
             say(await self.sample(), self)
-        self._over = True
+        self.stop()
         await asyncio.gather(*busy, *viewers)
         for camera in cameras:
             await camera.close()
@@ -275,9 +284,11 @@ def say(sample: Sample, soak: Soak) -> None:
 async def _run(plan: Plan, node: RunningNode) -> dict[str, Any]:
     client = MediaClient(node.config.control, SECRET)
     await client.start()
+    running = Soak(plan, node, client)
     try:
-        return await Soak(plan, node, client).run()
+        return await running.run()
     finally:
+        running.stop()
         await client.close()
 
 

@@ -7,6 +7,7 @@ generator = node in, node in = node out + drops, node out = sink.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 from benchmarks import native
 from benchmarks.relay_candidates import SSRC_OUT, Shape
 from benchmarks.relay_load import SSRC_IN
-from media.client import MediaClient
+from media.client import MediaClient, MediaError
 from media.specs import ReceiverSpec, SenderSpec, StreamStats, Transport
 
 SETTLE_S = 1.0
@@ -90,8 +91,9 @@ class Waves:
             if process.returncode is None:
                 process.kill()
             await process.wait()
-            for number in range(shape.streams):
-                await self._client.close_receiver(f"{name}-{number}")
+            with contextlib.suppress(MediaError):
+                for number in range(shape.streams):
+                    await self._client.close_receiver(f"{name}-{number}")
 
     async def _open(self, name: str, shape: Shape, number: int, ports: list[int]) -> int:
         stream_id = f"{name}-{number}"
