@@ -105,7 +105,7 @@ class RecordingGauges(Collector):
 
     def _read_files(self) -> Iterator[Metric]:
         recording = self._recording
-        files = _gauge("files", "Recorded files kept, counted every five minutes.", "storage_class", "place")
+        files = _gauge("files", "Recorded files kept, counted every half hour.", "storage_class", "place")
         size = _gauge("file_bytes", "Bytes of recorded files kept.", "storage_class", "place")
         for labels, (count, total) in recording.coverage.totals.items():
             files.add_metric(labels, count)

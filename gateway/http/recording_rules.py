@@ -115,7 +115,7 @@ class RecordingOverview(View):
     active: dict[str, int] = Field(description="Channels being recorded, by kind; event: standing by.")
     missing: dict[str, int] = Field(description="Channels that should be recorded and are not, by cause.")
     disks: list[DiskView]
-    totals: list[ClassTotal]
+    totals: list[ClassTotal] = Field(description="Counted every half hour.")
 
 
 class RecordingRuleResource:
@@ -126,7 +126,7 @@ class RecordingRuleResource:
     @route("GET", "/api/recordings", summary="Recording as a whole", role=Role.VIEWER, tag="recordings")
     async def overview(self, call: Call) -> RecordingOverview:
         service = self._recording.service
-        totals = await self._recording.store.totals()
+        totals = self._recording.coverage.totals or await self._recording.store.totals()
         return RecordingOverview(
             active=dict(service.active()),
             missing=dict(service.missing()),

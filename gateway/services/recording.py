@@ -29,7 +29,7 @@ from gateway.services.recording_events import RecordingStarted, RecordingStopped
 from gateway.services.recording_gaps import Gaps
 from gateway.services.recording_healing import Healer
 from gateway.services.recording_index import RecordingIndex
-from gateway.services.recording_wishes import Wishes
+from gateway.services.recording_wishes import SLICE, Wishes
 from gateway.services.session_record import LiveSession
 from gateway.storage.recordings import Mark, RecordingStore
 from media.errors import MediaError
@@ -153,7 +153,9 @@ class RecordingService:
         for key in desired:
             if key not in self.channels:
                 self.channels[key] = ChannelRecording(key, self)
-        for key, one in list(self.channels.items()):
+        for number, (key, one) in enumerate(list(self.channels.items()), 1):
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
             one.desired = self._with_event(one, desired.get(key))
             await self._step(one)
             if one.desired is None and one.running is None and not one.busy and one.gap_id is None:

@@ -17,6 +17,8 @@ from gateway.storage.recordings import RecordingStore
 log = logging.getLogger(__name__)
 
 RENEW_S = 300.0
+TOTALS_S = 1800.0
+"""Counting all rows takes seconds when there are millions."""
 SPAN = timedelta(hours=24)
 
 
@@ -29,6 +31,7 @@ class Coverage:
         self._store = store
         self._wishes = wishes
         self._clock = clock
+        self._totals_mono = -TOTALS_S
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -50,7 +53,9 @@ class Coverage:
 
     async def renew(self) -> None:
         """Count once. Plans count as they are now; channels without a plan for continuous recording do not count."""
-        self.totals = await self._store.totals()
+        if self._clock.mono() - self._totals_mono >= TOTALS_S:
+            self._totals_mono = self._clock.mono()
+            self.totals = await self._store.totals()
         end = self._clock.utc()
         start = end - SPAN
         recorded = await self._store.recorded_seconds(start.timestamp(), end.timestamp())

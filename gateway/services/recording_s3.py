@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,12 +19,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import S3Settings
 from gateway.services.recording_disks import DiskGuard
-from gateway.storage.recordings import RecordingStore, StoredSegment
+from gateway.storage.recordings import LONGEST_SEGMENT_S, RecordingStore, StoredSegment
 
 log = logging.getLogger(__name__)
 
 PART_BYTES = 8 * 1024 * 1024
 LOOK_S = 5.0
+LOOK_AT_ALL_S = 3600.0
+"""So often the whole index is looked through; in between only what is young."""
+LOOK_BACK_S = 600.0
 BACKOFF_S = 30.0
 URL_LIFETIME_S = 900
 T = TypeVar("T")
@@ -159,6 +163,7 @@ class Uploader:
         self._store = store
         self._objects = objects
         self._guard = guard
+        self._since = self._looked_at_all = 0.0
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -183,14 +188,19 @@ class Uploader:
     async def upload_some(self) -> bool:
         """Upload all that waits, some at a time. False when the storage failed."""
         classes = self._settings.classes or self._classes()
+        started = time.time()
+        if started - self._looked_at_all >= LOOK_AT_ALL_S:
+            self._looked_at_all, self._since = started, 0.0
         while found := await self._store.to_upload(
             classes,
             disks=[d.disk_id for d in self._guard.disks.values()],
+            since=self._since,
             limit=self._settings.uploads_at_once,
         ):
             results = await asyncio.gather(*(self._upload(segment) for segment in found))
             if not all(results):
                 return False
+        self._since = started - LONGEST_SEGMENT_S - LOOK_BACK_S
         return True
 
     async def _upload(self, segment: StoredSegment) -> bool:

@@ -163,9 +163,8 @@ class RecordingStore:
 
     async def oldest_of_disk(self, disk_id: str) -> float | None:
         """Start of the oldest local file of a disk."""
-        return await self._value(
-            select(func.min(_T.start_s)).where(_T.disk_id == disk_id, _T.local.is_(True))
-        )
+        mine = select(_T.start_s).where(_T.disk_id == disk_id, _T.local.is_(True))
+        return await self._value(mine.order_by(_T.start_s).limit(1))
 
     async def known_classes(self) -> list[str]:
         async with self._database.connect() as connection:
@@ -199,13 +198,14 @@ class RecordingStore:
         return await self._read(query)
 
     async def to_upload(
-        self, classes: Iterable[str], *, disks: Sequence[str], limit: int = 20
+        self, classes: Iterable[str], *, disks: Sequence[str], since: float = 0.0, limit: int = 20
     ) -> list[StoredSegment]:
-        """Complete segments of these classes on these disks without an object yet, oldest first."""
+        """Complete segments of these classes on these disks without an object yet, oldest first; those that began
+        before ``since`` are not looked at."""
         query = (
             select(recording_segments)
             .where(_T.storage_class.in_(list(classes)), _T.complete.is_(True), _T.local.is_(True))
-            .where(_T.remote_key == "", _T.disk_id.in_(disks))
+            .where(_T.remote_key == "", _T.disk_id.in_(disks), _T.start_s >= since)
             .order_by(_T.start_s)
             .limit(limit)
         )

@@ -215,6 +215,7 @@ recording_segments = Table(  # one row per recorded file; healed from the files 
     Index(None, "device_id", "channel_id", "start_s"),
     Index(None, "storage_class", "start_s"),
     Index(None, "disk_id", "start_s"),
+    Index(None, "start_s"),
     Index(None, "complete"),
 )
 

@@ -41,6 +41,7 @@ def upgrade() -> None:
         ["device_id", "channel_id", "start_s"],
         ["storage_class", "start_s"],
         ["disk_id", "start_s"],
+        ["start_s"],
         ["complete"],
     ):
         name = op.f("ix_recording_segments_" + "_".join(columns))
