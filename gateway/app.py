@@ -356,7 +356,9 @@ class Gateway:
         self.cascade.media_server = self.media_server
         self.alarms_upward = AlarmsUpward(lambda: self.cascade.served)
         self.alarms.listeners.append(self.alarms_upward.alarm)
-        self.cascade.notices = notices = UpperNotices(self.subscriptions, lambda: self.cascade.served)
+        self.cascade.notices = notices = UpperNotices(
+            self.subscriptions, lambda: self.cascade.served, self.alarms.camera_of
+        )
         self.positions.listeners.append(notices.report)
 
     def _address_of(self, key: tuple[str, str]) -> str:

@@ -34,17 +34,24 @@ class Below(Protocol):
 class UpperNotices:
     """Opens feeds at an upper's SUBSCRIBE, brings them reports, releases what they held below when they end."""
 
-    def __init__(self, below: Below, uppers: Callable[[], Iterable[Upper]]) -> None:
-        self._below, self._uppers = below, uppers
+    def __init__(
+        self,
+        below: Below,
+        uppers: Callable[[], Iterable[Upper]],
+        camera_of: Callable[[str, str], str],
+    ) -> None:
+        self._below, self._uppers, self._camera_of = below, uppers, camera_of
 
     def serves(self, query: Body) -> bool:
         return isinstance(query, AlarmQuery | MobilePositionQuery | PTZPositionQuery)
 
     def report(self, report: StoredPosition | PtzPosition) -> None:
         """For PositionService.listeners."""
-        for upper in self._uppers():
-            for feed in upper.feeds_of(PositionFeed):
-                feed.offer(report)
+        feeds = [feed for upper in self._uppers() for feed in upper.feeds_of(PositionFeed)]
+        if feeds:
+            camera_id = self._camera_of(report.device_id, report.channel_id)
+            for feed in feeds:
+                feed.offer(report, camera_id)
 
     def subscribe(
         self, upper: Upper, incoming: IncomingSubscribe, query: Body, tree: Tree, contact: str

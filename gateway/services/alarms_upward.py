@@ -185,6 +185,8 @@ class AlarmsUpward:
             return
         tree = await upper.tree()
         entry = tree.by_key.get((alarm.device_id, alarm.channel_id))
+        if entry is None:  # a device or an alarm input that is not shown there: its camera is
+            entry = tree.by_key.get((alarm.device_id, alarm.camera_id))
         if entry is None:
             self.counts["not_shared"] += 1
             return

@@ -11,7 +11,7 @@ from gateway.services.cascade_changes import batches
 from gateway.services.cascade_ids import Key
 from gateway.services.cascade_link import UpperLink
 from gateway.services.cascade_subscriptions import UDP_ROOM_BYTES, Notifier
-from gateway.services.cascade_tree import Tree
+from gateway.services.cascade_tree import Entry, Tree
 from gateway.services.positions import PtzPosition
 from gateway.storage.positions import StoredPosition
 from sip.errors import RemoteError
@@ -72,18 +72,21 @@ class PositionFeed:
         self._tree = new
         self._scope = frozenset(entry.exported_id for entry in new.select(self.target))
 
-    def keys(self) -> list[Key]:
-        """The channels and devices in scope, as we know them."""
-        return [key for key, entry in self._tree.by_key.items() if entry.exported_id in self._scope]
+    def offer(self, report: StoredPosition | PtzPosition, camera_id: str) -> None:
+        """A report came; held until the interval is over, an older one of the channel is replaced.
 
-    def offer(self, report: StoredPosition | PtzPosition) -> None:
-        """A report came; held until the interval is over, an older one of the channel is replaced."""
+        ``camera_id``: the channel that stands for a device that is not in the catalog itself, or "".
+        """
         if not isinstance(report, StoredPosition) or _HOLDING & set(report.faults.split(",")):
             return
-        entry = self._tree.by_key.get((report.device_id, report.channel_id))
+        entry = self._entry(report, camera_id)
         if entry is not None and entry.exported_id in self._scope:
             self._pending[entry.exported_id] = report
             self._wake.set()
+
+    def _entry(self, report: StoredPosition | PtzPosition, camera_id: str) -> Entry | None:
+        shown = self._tree.by_key
+        return shown.get((report.device_id, report.channel_id)) or shown.get((report.device_id, camera_id))
 
     async def _run(self) -> None:
         try:
@@ -132,10 +135,10 @@ class PositionFeed:
 class PtzPositionFeed(PositionFeed):
     """One upper's PTZPosition subscription for one camera: each change at once (G156)."""
 
-    def offer(self, report: StoredPosition | PtzPosition) -> None:
+    def offer(self, report: StoredPosition | PtzPosition, camera_id: str) -> None:
         if not isinstance(report, PtzPosition):
             return
-        entry = self._tree.by_key.get((report.device_id, report.channel_id))
+        entry = self._entry(report, camera_id)
         if entry is not None and entry.exported_id in self._scope:
             self._looks[entry.exported_id] = report
             self._wake.set()

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
+import socket
 import threading
-import urllib.request
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -120,16 +121,17 @@ async def town(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
 def listening(gateway: GatewayProcess, *types: str) -> Any:
     """The live events of these types, as they come in ``found``."""
     found: list[tuple[str, dict[str, Any]]] = []
-    request = urllib.request.Request(
-        f"{gateway.url}/api/events?types={','.join(types)}", headers={"Cookie": gateway.token}
-    )
-    answer = urllib.request.urlopen(request, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.http_port, timeout=60)
+    connection.request("GET", f"/api/events?types={','.join(types)}", headers={"Cookie": gateway.token})
+    line = connection.sock
+    answer = connection.getresponse()
+    assert answer.status == 200
 
     def read() -> None:
         name = ""
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            for line in answer:
-                text = line.decode().strip()
+            for data in answer:
+                text = data.decode().strip()
                 if text.startswith("event:"):
                     name = text.partition(": ")[2]
                 elif text.startswith("data:"):
@@ -141,7 +143,9 @@ def listening(gateway: GatewayProcess, *types: str) -> Any:
         yield found
     finally:
         with contextlib.suppress(OSError):
-            answer.close()
+            line.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+        connection.close()
 
 
 @pytest.mark.gb("G141", "G142")
@@ -301,7 +305,7 @@ async def test_uppers_get_the_alarms_they_asked_for(town: Town) -> None:
             "exported_id": "41010000001310000777",
         }
     ]
-    await town.api("PUT", f"/api/platforms/{town.upper.platform_id}/shares", {"shares": shares})
+    await town.api("PUT", f"/api/platforms/{town.upper.platform_id}/shares", {"items": shares})
     query = AlarmQuery(
         sn=1,
         device_id=town.upper.lower_id,
@@ -372,8 +376,7 @@ async def test_positions_come_in_both_forms(town: Town, way: tuple[Edition, str]
     last = await town.api("GET", f"{path}/position?system=gcj02")
     assert last["coordinate_system"] == "GCJ-02"
     assert 0.003 < last["longitude"] - track[-1]["longitude"] < 0.01
-    document = await town.api("GET", f"{path}/track/geojson")
-    shape = json.loads(document) if isinstance(document, bytes) else document
+    shape = await town.api("GET", f"{path}/track/geojson")
     assert shape["coordinate_system"] == "WGS-84"
     assert shape["features"][0]["geometry"]["type"] == "LineString"
     assert len(shape["features"]) == 4
@@ -383,13 +386,15 @@ async def test_positions_come_in_both_forms(town: Town, way: tuple[Edition, str]
 async def test_impossible_places_are_flagged_not_dropped(town: Town) -> None:
     device = town.cameras[V22, "udp"]
     with listening(town.gateway, "position_fault") as events:
-        for place in ((0.0, 0.0), (2.35, 48.85), GATE):
-            await device.notices.position(*place, device_id=device.channel_id)
+        began = datetime.now(UTC) - timedelta(seconds=10)
+        for number, place in enumerate(((0.0, 0.0), (2.35, 48.85), GATE)):
+            at = began + timedelta(seconds=number)
+            await device.notices.position(*place, device_id=device.channel_id, at=at)
         await eventually(lambda: len(events) >= 3, 30, "faults told")
     assert [event["faults"] for _, event in events] == [["zero"], ["outside_china"], []]
     track = await town.api("GET", f"/api/channels/{device.channel_id}/track")
     assert [point["faults"] for point in track["items"]] == [["zero"], ["outside_china"], []]
-    document = json.loads(await town.api("GET", f"/api/channels/{device.channel_id}/track/geojson"))
+    document = await town.api("GET", f"/api/channels/{device.channel_id}/track/geojson")
     assert [feature["geometry"]["type"] for feature in document["features"]] == ["Point"] * 3
     now = await asyncio.to_thread(town.gateway.metrics)
     assert series(now, "gateway_position_faults_total", fault="zero") >= 1
@@ -418,10 +423,10 @@ async def test_positions_go_up_in_the_uppers_form_and_interval(town: Town) -> No
         assert times[1] - times[0] > 1.5, "two seconds were asked for"
     assert flat[-1].items == []
     assert flat[-1].latitude == pytest.approx(GATE[1] + 0.011)
-    assert flat[-1].device_id == device.device_id
+    assert flat[-1].device_id == device.channel_id, "the device is not in the catalog, its only camera is"
     assert listed[-1].sum_num == 1
     assert listed[-1].longitude is None
-    assert listed[-1].items[0].device_id == device.device_id
+    assert listed[-1].items[0].device_id == device.channel_id
     assert listed[-1].items[0].latitude == pytest.approx(GATE[1] + 0.011)
     await asyncio.gather(*(one.close() for one in subscriptions))
 
