@@ -23,7 +23,6 @@ TAGS = {
     "channels": "What the devices' catalogs name, and why each counts as online or not.",
     "live": "Live pictures: WebRTC, fragmented MP4, snapshots.",
     "playback": "Our own recordings: play, move, download.",
-    "playback": "Our own recordings: play, move, download.",
     "inputs": "Cameras and files that do not speak GB/T 28181.",
     "recordings": "What is recorded, when and for how long; timeline, events, evidence.",
     "alarms": "What devices raised: read, acknowledge, reset.",
