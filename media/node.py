@@ -550,9 +550,11 @@ def main() -> int:
         sys.stderr.write(f"the node's configuration is wrong: {error}\n")
         return 2
     logs.configure(config.node_id, level=config.log_level, form=config.log_format)
-    # Per-packet garbage is freed by reference counts; the cycle collector only has to look now and then.
+    # Per-packet garbage is freed by reference counts; the cycle collector only has to look now and then. What streams
+    # and viewers leave behind are cycles with buffers: with whole collections rarer than this they add up to hundreds
+    # of megabytes (benchmarks/soak.py).
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(50_000, 20, 5)
     try:
         asyncio.run(serve(config))
     except (OSError, PumpMissing) as error:
