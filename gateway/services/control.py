@@ -49,7 +49,9 @@ class LocalControl(Protocol):
     def check(self, device_id: str, channel_id: str) -> None:
         """Raises ControlFailed(not_supported) for an input that cannot be moved."""
 
-    async def ptz(self, device_id: str, channel_id: str, command: PtzCommand, *, preset_name: str = "") -> None:
+    async def ptz(
+        self, device_id: str, channel_id: str, command: PtzCommand, *, preset_name: str = ""
+    ) -> None:
         """Raises ControlFailed."""
 
     async def key_frame(self, device_id: str, channel_id: str) -> bool: ...

@@ -188,43 +188,47 @@ audit = Table(
     Index(None, "at"),
 )
 
-recording_segments = Table(  # one row per recorded file; healed from the files themselves (services/recording_healing.py)
-    "recording_segments",
-    metadata,
-    Column("segment_id", String(64), primary_key=True),
-    Column("recording_id", String(64), nullable=False),
-    Column("device_id", String(20), nullable=False),
-    Column("channel_id", String(20), nullable=False),
-    Column("disk_id", String(64), nullable=False),
-    Column("path", String(255), nullable=False),
-    Column("kind", String(16), nullable=False),  # continuous | event | manual
-    Column("storage_class", String(32), nullable=False),
-    Column("start_s", Float(53), nullable=False),  # UTC unix seconds
-    Column("end_s", Float(53), nullable=False),
-    Column("bytes", BigInteger, nullable=False, default=0),
-    Column("frames", Integer, nullable=False, default=0),
-    Column("video_codec", String(16), nullable=False, default=""),
-    Column("audio_codec", String(16), nullable=False, default=""),
-    Column("width", Integer, nullable=False, default=0),
-    Column("height", Integer, nullable=False, default=0),
-    Column("complete", Boolean, nullable=False, default=False),
-    Column("cause", String(32), nullable=False, default=""),
-    Column("locked", Boolean, nullable=False, default=False),  # evidence: retention leaves it
-    Column("local", Boolean, nullable=False, default=True),  # the file is on its disk
-    Column("remote_key", String(255), nullable=False, default=""),  # object name when uploaded
-    Index(None, "device_id", "channel_id", "start_s"),
-    Index(None, "storage_class", "start_s"),
-    Index(None, "disk_id", "start_s"),
-    Index(None, "start_s"),
-    Index(None, "complete"),
+recording_segments = (
+    Table(  # one row per recorded file; healed from the files themselves (services/recording_healing.py)
+        "recording_segments",
+        metadata,
+        Column("segment_id", String(64), primary_key=True),
+        Column("recording_id", String(64), nullable=False),
+        Column("device_id", String(20), nullable=False),
+        Column("channel_id", String(20), nullable=False),
+        Column("disk_id", String(64), nullable=False),
+        Column("path", String(255), nullable=False),
+        Column("kind", String(16), nullable=False),  # continuous | event | manual
+        Column("storage_class", String(32), nullable=False),
+        Column("start_s", Float(53), nullable=False),  # UTC unix seconds
+        Column("end_s", Float(53), nullable=False),
+        Column("bytes", BigInteger, nullable=False, default=0),
+        Column("frames", Integer, nullable=False, default=0),
+        Column("video_codec", String(16), nullable=False, default=""),
+        Column("audio_codec", String(16), nullable=False, default=""),
+        Column("width", Integer, nullable=False, default=0),
+        Column("height", Integer, nullable=False, default=0),
+        Column("complete", Boolean, nullable=False, default=False),
+        Column("cause", String(32), nullable=False, default=""),
+        Column("locked", Boolean, nullable=False, default=False),  # evidence: retention leaves it
+        Column("local", Boolean, nullable=False, default=True),  # the file is on its disk
+        Column("remote_key", String(255), nullable=False, default=""),  # object name when uploaded
+        Index(None, "device_id", "channel_id", "start_s"),
+        Index(None, "storage_class", "start_s"),
+        Index(None, "disk_id", "start_s"),
+        Index(None, "start_s"),
+        Index(None, "complete"),
+    )
 )
 
-recording_rules = Table(  # what is recorded when, and how long it is kept: by channel, device, area or for all
-    "recording_rules",
-    metadata,
-    Column("scope", String(16), primary_key=True),  # channel | device | area | default
-    Column("key", String(64), primary_key=True),
-    Column("settings", JSON, nullable=False),  # gateway.services.recording_plan.Rule
+recording_rules = (
+    Table(  # what is recorded when, and how long it is kept: by channel, device, area or for all
+        "recording_rules",
+        metadata,
+        Column("scope", String(16), primary_key=True),  # channel | device | area | default
+        Column("key", String(64), primary_key=True),
+        Column("settings", JSON, nullable=False),  # gateway.services.recording_plan.Rule
+    )
 )
 
 recording_gaps = Table(  # when a channel should have been recorded and was not
@@ -306,12 +310,14 @@ positions = Table(  # tracks of what moves; kept for positions.keep_days
     Index(None, "received_at"),
 )
 
-subscription_wishes = Table(  # subscriptions that operators asked for or do not want, against the settings' defaults
-    "subscription_wishes",
-    metadata,
-    Column("device_id", String(32), primary_key=True),
-    Column("kind", String(16), primary_key=True),  # Catalog | Alarm | MobilePosition | PTZPosition
-    Column("target_id", String(32), primary_key=True),
-    Column("enabled", Boolean, nullable=False),
-    Column("interval_s", Integer),
+subscription_wishes = (
+    Table(  # subscriptions that operators asked for or do not want, against the settings' defaults
+        "subscription_wishes",
+        metadata,
+        Column("device_id", String(32), primary_key=True),
+        Column("kind", String(16), primary_key=True),  # Catalog | Alarm | MobilePosition | PTZPosition
+        Column("target_id", String(32), primary_key=True),
+        Column("enabled", Boolean, nullable=False),
+        Column("interval_s", Integer),
+    )
 )

@@ -349,7 +349,9 @@ async def test_players_may_show_a_viewers_token_in_the_address(
             assert response.status == 307
             assert f"/live/s1.{form}?ticket=" in response.headers["Location"]
             assert secret not in response.headers["Location"]
-    told = [one.getMessage() for one in caplog.records if not one.name.startswith("aiohttp")]  # the test's own server
+    told = [
+        one.getMessage() for one in caplog.records if not one.name.startswith("aiohttp")
+    ]  # the test's own server
     assert secret not in "".join(told)
     entries = await (await home.as_role(Role.ADMINISTRATOR)).json("GET", "/api/audit")
     assert secret not in str(entries)
