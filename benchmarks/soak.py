@@ -9,6 +9,7 @@ pump. Prints a report, writes build/soak.json; exit status 1 when something did 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -81,6 +82,7 @@ class Soak:
         self.client = client
         self.samples: list[Sample] = []
         self.visits: Counter[str] = Counter()
+        self.events: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self.reasons: dict[str, str] = {}
         self.wanted_waves = 0
@@ -113,6 +115,12 @@ class Soak:
     def stop(self) -> None:
         """Nothing new begins."""
         self._over = True
+
+    async def listen(self) -> None:
+        """Read the node's events, as a gateway does."""
+        with contextlib.suppress(MediaError):
+            async for event in self.client.events():
+                self.events[event.type] += 1
 
     # --- what goes on ----------------------------------------------------------------------------------------------
 
@@ -181,6 +189,7 @@ class Soak:
         """Everything in order; the report."""
         plan = self.plan
         first = await self.sample()
+        listening = asyncio.create_task(self.listen())
         cameras = await self.cameras()
         while not all(
             [(await self.client.stream(f"camera{number}")).ready for number in range(plan.cameras)]
@@ -205,6 +214,8 @@ class Soak:
         for camera in cameras:
             await camera.close()
         await asyncio.sleep(1)
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
         for number, camera in enumerate(cameras):
             stats = await self.client.stream(f"camera{number}")
             self.camera_lines.append((camera.sent, stats.packets, stats.lost))
@@ -247,7 +258,7 @@ class Soak:
             "machine": {"cpus": os.cpu_count(), "load": os.getloadavg()}, "pump": self.node.config.model_dump().get("pump"),
             "cpu": {"mean": statistics.fmean(one.cpu for one in steady or self.samples), "waves at a time": self.wanted_waves},
             "flat": flat, "totals": totals.as_dict(), "notes": self.waves.notes, "cameras": self.camera_lines,
-            "visits": dict(self.visits), "failures": dict(self.failures), "reasons": self.reasons,
+            "visits": dict(self.visits), "events": dict(self.events), "failures": dict(self.failures), "reasons": self.reasons,
             "first": asdict(first), "last": asdict(last), "verdicts": verdicts, "samples": [asdict(one) for one in self.samples],
         }  # fmt: skip
 

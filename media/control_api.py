@@ -44,6 +44,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return problem(error.status, error.code, error.detail)
     except ValidationError as error:
         return problem(400, "bad_request", str(error))
+    except ConnectionResetError:
+        return web.Response(status=400)  # the client left while it was being answered: nobody reads this
     except web.HTTPException as error:
         if error.status < 400:
             raise
