@@ -182,6 +182,7 @@ class SubscriptionService:
         self._unsubscribe: list[Callable[[], None]] = []
         self._ending: set[asyncio.Task[None]] = set()
         self._event_id = random.randrange(1, 100_000)
+        self._next_start = 0.0
         self.alarm_poll_s, self.ptz_poll_s = ALARM_POLL_S, PTZ_POLL_S
 
     async def start(self) -> None:
@@ -358,7 +359,7 @@ class SubscriptionService:
     # -- one subscription ------------------------------------------------------------------------------------
 
     async def _look_after(self, device: Device, care: _Care, spread_s: float) -> None:
-        await asyncio.sleep(random.uniform(0, spread_s))
+        await asyncio.sleep(random.uniform(0, spread_s) + self._turn_s(care))
         await self._end_left_behind(device, care)
         failures = 0
         while self._may_subscribe(care) and failures <= len(RETRY_S):
@@ -382,6 +383,14 @@ class SubscriptionService:
                 break
             await asyncio.sleep(self._resubscribe_s)
         await self._poll(device, care)
+
+    def _turn_s(self, care: _Care) -> float:
+        """Seconds until it is this one's turn: when thousands come at once, registrations and catalogs go first."""
+        if care.key.kind == CATALOG:
+            return 0.0
+        now = asyncio.get_running_loop().time()
+        self._next_start = max(now, self._next_start) + 1 / RESUME_PER_S
+        return self._next_start - now
 
     def _may_subscribe(self, care: _Care) -> bool:
         return care.key.kind != CATALOG or self._settings.subscribe
