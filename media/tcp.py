@@ -8,7 +8,7 @@ import errno
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from media.runs import Run
 
@@ -99,6 +99,10 @@ class TcpOutput:
             self.dropped += len(run)
             return
         self.sent += len(run)
+        whole = _with_lengths(run)
+        if whole is not None:
+            self._write_pieces([whole])
+            return
         pack, view = _LENGTH.pack, run.view
         parts: list[bytes | memoryview] = []
         for start, size in zip(run.starts, run.sizes, strict=True):
@@ -107,7 +111,7 @@ class TcpOutput:
         for first in range(0, len(parts), _MAX_PIECES):
             self._write_pieces(parts[first : first + _MAX_PIECES])
 
-    def _write_pieces(self, parts: list[bytes | memoryview]) -> None:
+    def _write_pieces(self, parts: Sequence[bytes | memoryview]) -> None:
         """Lengths and packets as they lie, in one call. What the socket does not take is copied into the backlog."""
         if self._broken:
             return
@@ -164,3 +168,20 @@ class TcpOutput:
                 self._on_lost()
                 return memoryview(b"")
         return data
+
+
+def _with_lengths(run: Run) -> memoryview | None:
+    """The run with its lengths in front of the packets, where it came in so: from one TCP connection to the next."""
+    starts, sizes, stride = run.starts, run.sizes, run.stride
+    first, last, before = starts[0], starts[-1], len(sizes) - 1
+    size = stride - _LENGTH.size
+    if size <= 0 or first < _LENGTH.size or sizes[:-1].count(size) != before:
+        return None
+    buffer, high, low = run.buffer, *_LENGTH.pack(size)
+    if (
+        buffer[first - 2 : last - 2 : stride] != bytes((high,)) * before
+        or buffer[first - 1 : last - 1 : stride] != bytes((low,)) * before
+        or buffer[last - 2 : last] != _LENGTH.pack(sizes[-1])
+    ):
+        return None
+    return run.view[first - _LENGTH.size : last + sizes[-1]]

@@ -493,7 +493,9 @@ class GbSource:
         starts = [start for start, size in spans if size >= rtp.HEADER_SIZE]
         sizes = [size for _, size in spans if size >= rtp.HEADER_SIZE]
         if starts:
-            self.feed(buffer, view, starts, sizes, now)
+            count, stride = len(starts), starts[1] - starts[0] if len(starts) > 1 else 0
+            even = count > 1 and starts == list(range(starts[0], starts[0] + count * stride, stride))
+            self.feed(buffer, view, starts, sizes, now, stride if even else 0)
 
     def _tcp_ended(self, connection: TcpInput) -> None:
         if connection in self._connections:

@@ -15,7 +15,7 @@ from media.packet_cache import PacketCache
 from media.pump import Pump, UdpOutput, mark_payload_type, probe_gso, rewrite
 from media.rtp import build, parse
 from media.runs import Run
-from media.tcp import TcpOutput
+from media.tcp import TcpOutput, _with_lengths
 
 
 def run_of(packets: list[bytes], *, stride: int = 0, index: int = 0) -> Run:
@@ -242,6 +242,38 @@ async def test_tcp_takes_lengths_and_packets_as_they_lie() -> None:
     assert bytes(received) == expected
     reader.close()
     writer.close()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "one_piece"),
+    [([100] * 5, True), ([100] * 5 + [40], True), ([100, 90, 100], False), ([100], False), ([700] * 3, True)],
+)
+async def test_what_came_with_lengths_leaves_with_them(sizes: list[int], one_piece: bool) -> None:
+    """Packets of one size between TCP connections go out as they lie; all others get their lengths anew."""
+    items = packets(sizes)
+    framed = b"".join(len(item).to_bytes(2, "big") + item for item in items)
+    buffer = bytearray(b"\xee" * 7 + framed + b"\xee" * 9)
+    starts = [7 + 2 + sum(len(item) + 2 for item in items[:n]) for n in range(len(items))]
+    stride = (
+        starts[1] - starts[0]
+        if len(items) > 1
+        and starts == list(range(starts[0], starts[0] + len(items) * (len(items[0]) + 2), len(items[0]) + 2))
+        else 0
+    )
+    for spoilt in (False, True):
+        reader, writer = socket.socketpair()
+        run = Run(
+            buffer, memoryview(buffer), starts, [len(item) for item in items], [3600] * len(items),
+            index=0, payload_type=96, arrival=0.0, stride=stride,
+        )  # fmt: skip
+        if spoilt:
+            buffer[starts[0] - 1] ^= 1  # not the packet's length: it must not be believed
+        assert (_with_lengths(run) is not None) is (one_piece and not spoilt)
+        output = TcpOutput(writer, limit_bytes=50_000, on_lost=lambda: None)
+        output.send(run)
+        assert reader.recv(65536) == framed
+        reader.close()
+        writer.close()
 
 
 @pytest.mark.quirk(40)
