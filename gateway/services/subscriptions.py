@@ -111,6 +111,9 @@ class _Care:
     subscription: Subscription | None = None
     ended: asyncio.Event | None = None
     end_reason: str = ""
+    asking: bool = False
+    """A SUBSCRIBE is on its way: it is not given up, so that no dialog is left at the device."""
+    unwanted: bool = False
     state: str = "waiting"
     reason: str = ""
     since_at: datetime | None = None
@@ -325,6 +328,7 @@ class SubscriptionService:
         for key, care in list(cares.items()):
             if key not in wanted or wanted[key] != care.interval_s:
                 del cares[key]
+                self._journal.remove(KIND, key.journal)
                 self._end(care)
         for key, interval_s in wanted.items():
             if key not in cares:
@@ -334,12 +338,15 @@ class SubscriptionService:
                 )
 
     def _end(self, care: _Care) -> None:
-        """Not wanted any more: unsubscribe in the dialog."""
-        if care.task is not None:
+        """Not wanted any more: unsubscribe in the dialog, also in one that is just being made."""
+        care.unwanted = True
+        if care.task is not None and care.asking:
+            self._ending.add(care.task)
+            care.task.add_done_callback(self._ending.discard)
+        elif care.task is not None and care.task is not asyncio.current_task():
             care.task.cancel()
         subscription, care.subscription = care.subscription, None
         if subscription is not None:
-            self._journal.remove(KIND, care.key.journal)
             self._spawn(subscription.close())
 
     def _offline(self, event: DeviceOffline) -> None:
@@ -362,9 +369,12 @@ class SubscriptionService:
         await asyncio.sleep(random.uniform(0, spread_s) + self._turn_s(care))
         await self._end_left_behind(device, care)
         failures = 0
-        while self._may_subscribe(care) and failures <= len(RETRY_S):
+        while self._may_subscribe(care) and failures <= len(RETRY_S) and not care.unwanted:
             try:
                 await self._subscribe(device, care)
+                if care.unwanted:
+                    self._end(care)
+                    return
             except Rejected as error:
                 self._tell(care, "refused", f"{error.status}")
                 break
@@ -373,6 +383,8 @@ class SubscriptionService:
                     "subscription failed device=%s kind=%s error=%s", device.device_id, care.key.kind, error
                 )
                 failures += 1
+                if care.unwanted:
+                    return
                 if failures > len(RETRY_S):
                     self._tell(care, "refused", "no answer")
                     break
@@ -382,7 +394,8 @@ class SubscriptionService:
             if not await self._until_end(care):
                 break
             await asyncio.sleep(self._resubscribe_s)
-        await self._poll(device, care)
+        if not care.unwanted:
+            await self._poll(device, care)
 
     def _turn_s(self, care: _Care) -> float:
         """Seconds until it is this one's turn: when thousands come at once, registrations and catalogs go first."""
@@ -412,20 +425,25 @@ class SubscriptionService:
             ended.set()
 
         query = kind.query(self._dispatch.next_sn(device.device_id), key.target_id, care.interval_s)
-        care.subscription = await self._endpoint.subscribe(
-            device_target(device),
-            to=f"sip:{device.device_id}@{self._domain}",
-            event=kind.event(self._event_id),
-            expires_s=self._expires_s(key.kind),
-            body=self._dispatch.outbox.encode_for(device, query),
-            content_type=CONTENT_TYPE,
-            on_notify=lambda incoming: self._dispatch.notify(device, incoming),
-            on_end=on_end,
-        )
+        care.asking = True
+        try:
+            care.subscription = await self._endpoint.subscribe(
+                device_target(device),
+                to=f"sip:{device.device_id}@{self._domain}",
+                event=kind.event(self._event_id),
+                expires_s=self._expires_s(key.kind),
+                body=self._dispatch.outbox.encode_for(device, query),
+                content_type=CONTENT_TYPE,
+                on_notify=lambda incoming: self._dispatch.notify(device, incoming),
+                on_end=on_end,
+            )
+        finally:
+            care.asking = False
         if key.kind == CATALOG:
             self._registry.update_device(device.device_id, catalog_polled=False)
-        self._journal.put(KIND, key.journal, {"dialog": care.subscription.snapshot()})
-        self._tell(care, "active", "")
+        if not care.unwanted:
+            self._journal.put(KIND, key.journal, {"dialog": care.subscription.snapshot()})
+            self._tell(care, "active", "")
 
     async def _until_end(self, care: _Care) -> bool:
         """Wait for the end of the subscription; False when it must not be made again."""

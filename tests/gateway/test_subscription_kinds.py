@@ -128,18 +128,20 @@ async def test_each_is_refreshed_and_made_again_after_its_end() -> None:
         service = service_of(gateway)
         await service.start()
         await device.register()
-        await until(lambda: min(device.refreshes[kind] for kind in ("Alarm", "MobilePosition")) >= 2, 20)
-        assert len(device.asked(AlarmQuery)) == 1
+        await until(lambda: min(device.refreshes[kind] for kind in ("Alarm", "MobilePosition")) >= 2, 30)
+    async with core() as gateway, Device(gateway) as device:
+        service = service_of(gateway)
+        await service.start()
+        await device.register()
+        await until(lambda: service.active == 3, 30)
         await device.open["Alarm"].notify(b"", state="terminated", reason="deactivated")
-        await until(lambda: len(device.asked(AlarmQuery)) == 2, 20)
-        await until(lambda: states(service)["Alarm"] == "active")
-        assert len(device.asked(MobilePositionQuery)) == 1, "the others go on"
 
         def told() -> list[str]:
             return [event.state for event in gateway.events(SubscriptionChanged) if event.event == "Alarm"]
 
-        await until(lambda: len(told()) == 3)
+        await until(lambda: len(told()) == 3, 30)
         assert told() == ["active", "ended", "active"]
+        assert (len(device.asked(AlarmQuery)), len(device.asked(MobilePositionQuery))) == (2, 1)
 
 
 @pytest.mark.gb("G113")
@@ -244,3 +246,22 @@ async def test_what_an_upper_needs_is_held_until_it_lets_go() -> None:
         service.release(first)
         await until(lambda: service.active == 1 and device.ends["MobilePosition"] == 3)
         assert len(device.asked(CatalogQuery)) == 1
+
+
+async def test_one_that_is_not_wanted_any_more_while_it_is_asked_for_leaves_no_dialog() -> None:
+    async with core() as gateway, Device(gateway) as device:
+        service = service_of(gateway, positions={"subscribe": "off"}, alarms={"subscribe": False})
+        await service.start()
+        await device.register()
+        await until(lambda: service.active == 1)
+        holder, accept = object(), device.on_subscribe
+        assert accept is not None
+
+        def accept_too_late(incoming: IncomingSubscribe) -> Reply | None:
+            service.release(holder)
+            return accept(incoming)  # type: ignore[no-any-return]
+
+        device.on_subscribe = accept_too_late
+        service.hold(holder, NVR, MOBILE_POSITION, CAMERA, 5)
+        await until(lambda: device.ends["MobilePosition"] == 1, 30)
+        assert (service.active, len(device.asked(MobilePositionQuery))) == (1, 1)
