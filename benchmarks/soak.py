@@ -41,6 +41,8 @@ WAVES = (Shape(20), Shape(4, 5), Shape(10, 1, "tcp", "tcp"), Shape(10, 1, "tcp",
 BACK_S = 60.0
 """So long may sessions without farewell (HLS) and resting ports take to be given back."""
 ODDS = 28181
+FLAT = 0.05
+"""Share of the mean by which a straight line through a flat gauge may rise or fall."""
 
 
 @dataclass(slots=True)
@@ -252,7 +254,7 @@ class Soak:
             "streams and viewers gone": last.streams == 0 and last.viewers == 0,
         }
         if self.plan.minutes >= 2:
-            verdicts |= {f"{name} flat": abs(found["change"]) <= 0.05 for name, found in flat.items()}
+            verdicts |= flatness(flat)
         return {
             "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "plan": asdict(self.plan),
             "machine": {"cpus": os.cpu_count(), "load": os.getloadavg()}, "pump": self.node.config.model_dump().get("pump"),
@@ -279,6 +281,15 @@ def trend(samples: list[Sample], name: str) -> dict[str, float]:
         "change": slope * (times[-1] - times[0]) / mean if mean else 0.0,
         "late_change": late * (times[-1] - times[half]) / mean if mean else 0.0,
     }  # fmt: skip
+
+
+def flatness(flat: dict[str, dict[str, float]]) -> dict[str, bool]:
+    """Memory reaches its highest level only after some minutes of coming and going, and is judged from the middle on."""
+    return {
+        "memory flat in the second half": abs(flat["rss"]["late_change"]) <= FLAT,
+        "handles flat": abs(flat["handles"]["change"]) <= FLAT,
+        "ports flat": abs(flat["ports"]["change"]) <= FLAT,
+    }
 
 
 def say(sample: Sample, soak: Soak) -> None:
