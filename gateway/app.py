@@ -499,6 +499,10 @@ class Gateway:
         await self.inputs.load()
         await self.writer.start()
         self._stack.push_async_callback(self.writer.close)
+        self._stack.push_async_callback(self.alarms.close)
+        await self.alarms.start()
+        self._stack.push_async_callback(self.positions.close)
+        await self.positions.start()
         self.runtime.start()
         self._stack.callback(self.runtime.close)
 
@@ -507,10 +511,6 @@ class Gateway:
         self._stack.push_async_callback(self.endpoint.close, DRAIN_S)
 
     async def _start_devices(self) -> None:
-        self._stack.push_async_callback(self.alarms.close)
-        await self.alarms.start()
-        self._stack.push_async_callback(self.positions.close)
-        await self.positions.start()
         self._stack.push_async_callback(self.dispatch.close)
         self.catalog.start()
         self._stack.push_async_callback(self.catalog.close)
