@@ -18,6 +18,8 @@ _MIN_PACKET = 12
 _BUFFER_SIZE = 256 * 1024
 _SEARCH_LIMIT = 64 * 1024
 _EHOME_SIZE = 256
+_ALIKE = 4
+"""From so many packets of one size on, one look at all of them is cheaper than one at each."""
 _VERSION_BYTE = re.compile(rb"[\x80\x90\xa0\xb0]", re.DOTALL)
 
 
@@ -137,6 +139,7 @@ class Deframer:
     def _cut(self, spans: list[tuple[int, int]]) -> None:
         """Take whole packets from the front until the bytes end or the framing is lost."""
         prefix = self.framing.value
+        self._cut_alike(spans, prefix)
         while True:
             start = self._start
             size = self._plausible(start, prefix)
@@ -157,6 +160,31 @@ class Deframer:
                 return
             spans.append((start + prefix, size))
             self._start = after
+
+    def _cut_alike(self, spans: list[tuple[int, int]], prefix: int) -> None:
+        """Take plain packets of one size and the known SSRC with one look at all; the last of them is left to be
+        judged by what follows it."""
+        buffer, start, ssrc = self.buffer, self._start, self.ssrc
+        if ssrc is None or self._end - start < _ALIKE * _MIN_PACKET:
+            return
+        size = buffer[start + prefix - 2] << 8 | buffer[start + prefix - 1]
+        stride = prefix + size
+        until = start + (self._end - start) // stride * stride
+        kind = buffer[start + prefix + 1] & 0x7F
+        if (
+            until - start < _ALIKE * stride or size < _MIN_PACKET or 72 <= kind <= 79
+        ):  # RTCP's types without the marker
+            return
+        columns = [(prefix - 2, size >> 8), (prefix - 1, size & 0xFF), (prefix, 0x80)]
+        columns += [(prefix + 8 + place, byte) for place, byte in enumerate(ssrc)]
+        if prefix == Framing.INTERLEAVED.value:
+            columns.append((0, 0x24))
+        alike = _leading(buffer[start + prefix + 1 : until : stride], bytes((kind, kind | 0x80)))
+        for place, byte in columns:
+            alike = min(alike, _leading(buffer[start + place : until : stride], bytes((byte,))))
+        first = start + prefix
+        spans += [(at, size) for at in range(first, first + (alike - 1) * stride, stride)]
+        self._start = start + max(0, alike - 1) * stride
 
     def _changes_ssrc(self, at: int, prefix: int) -> bool:
         """Whether a well-formed frame of another SSRC begins at ``at``, followed by one of the same."""
@@ -209,3 +237,8 @@ class Deframer:
         if self.buffer[here + 8 : here + 12] != self.buffer[there + 8 : there + 12]:
             return False
         return self._plausible(following, prefix, check_ssrc=False) is not False
+
+
+def _leading(column: bytearray, wanted: bytes) -> int:
+    """How many bytes at the front of ``column`` are among ``wanted``."""
+    return len(column) - len(column.lstrip(wanted))

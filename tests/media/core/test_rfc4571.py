@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from media import rfc4571
 from media.rfc4571 import Deframer, Framing, frame
 from media.rtp import SenderReport, build, build_sender_report
 
@@ -130,3 +131,40 @@ def test_damage_anywhere_costs_few_packets_and_invents_none(seed: int) -> None:
     intact = [packet for packet in out if packet in items]
     assert len(intact) >= 50
     assert len(out) - len(intact) <= 3
+
+
+@pytest.mark.parametrize("prefix", [b"", b"$\x00"])
+@pytest.mark.parametrize("spoilt", [None, 0, 3, 5, 8, 9])
+def test_looking_at_many_packets_at_once_finds_what_looking_at_each_does(
+    prefix: bytes, spoilt: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten packets of one size, one of them another SSRC, type, version or length, then shorter ones; in odd pieces."""
+    noise = random.Random(6)
+    for turn in range(60):
+        stream = bytearray()
+        for number in range(10):
+            kind = noise.choice((96, 96 | 0x80))
+            packet = bytearray(build(96, number, 3600, 7, bytes(noise.randrange(200) for _ in range(90))))
+            packet[1] = kind
+            if number == spoilt:
+                where, value = noise.choice([(0, 0x90), (0, 0x12), (1, 200), (1, 97), (11, 9), (4, 1)])
+                packet[where] = value
+            stream += prefix + len(packet).to_bytes(2, "big") + packet
+        for size in (40, 12, 300):
+            packet = bytearray(build(96, 11, 3600, 7, bytes(size)))
+            stream += prefix + len(packet).to_bytes(2, "big") + packet
+        if spoilt is not None and turn % 3 == 0:
+            stream[len(prefix) + spoilt * (104 + len(prefix))] ^= 1
+        cuts = sorted(noise.sample(range(1, len(stream)), 3))
+        pieces = [bytes(stream[a:b]) for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+        results = []
+        for alike in (4, 1 << 30):
+            monkeypatch.setattr(rfc4571, "_ALIKE", alike)
+            deframer = Deframer()
+            packets = [packet for piece in pieces for packet in deframer.feed(piece)]
+            results.append(
+                (packets, deframer.resyncs, deframer.skipped_bytes, deframer.framing, deframer.ssrc)
+            )
+        assert results[0] == results[1]
+        if spoilt is None:
+            assert len(results[0][0]) == 13
