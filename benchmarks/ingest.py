@@ -45,7 +45,7 @@ def generating(targets: list[int], seconds: float = SECONDS) -> Iterator[subproc
         assert load.stdout is not None
         pin(load.pid, 0)
         load.stdout.readline()
-        text = "".join(f"127.0.0.1 {port}\n" for port in targets) + f"go 0 {WARM_S} {seconds}\n"
+        text = "".join(f"127.0.0.1 {port}\n" for port in targets) + f"go 0 {WARM_S} {seconds} 0.1\n"
         load.stdin.write(text.encode())
         load.stdin.flush()
         yield load

@@ -28,6 +28,8 @@ STARTS_PER_S = 100
 """Streams begin one after the other, as cameras do, where they are many."""
 WARM_S = 2.2
 """The node demuxes until it has seen two key frames; from then on it only relays."""
+QUIET_S = 0.2
+"""The sink waits so long for stragglers."""
 ROUNDS = 3
 AIM_PYTHON, AIM_COMPILED, AIM_RTPENGINE = 1.9, 1.1, 1.5
 AIM_P99_MS = 15.0
@@ -72,7 +74,10 @@ def measure(candidate: Candidate, shape: Shape, seconds: float = SECONDS) -> Res
             pin(relay.pid, -1)
             if executable:
                 text = "".join(f"{host} {port}\n" for host, port in relay.targets)
-                text += "".join(f"{ssrc}\n" for ssrc in relay.ssrcs) + f"go {ramp_s} {WARM_S} {seconds}\n"
+                text += (
+                    "".join(f"{ssrc}\n" for ssrc in relay.ssrcs)
+                    + f"go {ramp_s} {WARM_S} {seconds} {QUIET_S}\n"
+                )
             else:
                 order = {"targets": relay.targets, "ssrcs": relay.ssrcs, "warm": WARM_S, "seconds": seconds}
                 text = json.dumps(order) + "\n"

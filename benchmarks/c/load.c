@@ -1,8 +1,9 @@
 /* Load of the relay benchmark: generates N streams of RTP and checks every byte of what the relay makes of them.
 
    load STREAMS FAN IN OUT, where IN and OUT are "udp" or "tcp" (RFC 4571). Prints the sink's ports on one line; reads
-   one "host port" per stream, one SSRC per sink, and "go RAMP_S WARM_S WINDOW_S"; prints "begin" and "end" around the
-   window and then one line of JSON. Streams begin one after the other during the ramp. The generator is the main thread, the sink another one. */
+   one "host port" per stream, one SSRC per sink, and "go RAMP_S WARM_S WINDOW_S QUIET_S"; prints "begin" and "end" around the
+   window and then one line of JSON. Streams begin one after the other during the ramp; the sink
+   ends when nothing has come for QUIET_S. The generator is the main thread, the sink another one. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -287,14 +288,14 @@ static double percentile_ms(double share)
 
 int main(int argc, char **argv)
 {
-    double ramp, warm, window;
+    double ramp, warm, window, quiet;
     pthread_t thread;
     if (argc != 5) { fprintf(stderr, "load STREAMS FAN udp|tcp udp|tcp\n"); return 2; }
     streams = atoi(argv[1]), fan = atoi(argv[2]), tcp_in = !strcmp(argv[3], "tcp"), tcp_out = !strcmp(argv[4], "tcp");
     prepare_traffic();
     open_outputs();
     open_inputs();
-    if (scanf(" go %lf %lf %lf", &ramp, &warm, &window) != 3) return 2;
+    if (scanf(" go %lf %lf %lf %lf", &ramp, &warm, &window, &quiet) != 4) return 2;
     pthread_create(&thread, NULL, sink, NULL);
     int64_t started = now_ns(), begin = started + (int64_t)((ramp + warm) * 1e9), end = begin + (int64_t)(window * 1e9), late = 0;
     int64_t spacing = 1000000000 / RATE / streams;
@@ -323,9 +324,11 @@ int main(int argc, char **argv)
     printf("end\n");
     fflush(stdout);
     long long before = -1;
-    for (int i = 0; i < 40 && before != received; i++) { /* what is still on its way */
-        before = received;
-        usleep(50000);
+    int64_t since = now_ns(), limit = since + 20000000000;
+    while (now_ns() < limit && now_ns() - since < (int64_t)(quiet * 1e9)) { /* what is still on its way */
+        if (before != received)
+            before = received, since = now_ns();
+        usleep(10000);
     }
     long long tail = 0;
     for (int i = 0; i < streams * fan; i++)
