@@ -41,6 +41,8 @@ BACKOFF_FIRST_S = 0.5
 BACKOFF_LAST_S = 30.0
 STABLE_AFTER_S = 60.0
 LAG_LIMIT_S = 0.25
+LONGEST_DIRECTORY = 80
+"""Bytes. A socket's path has 107 at most (sockaddr_un), and its own name takes some."""
 CPU_SMOOTHING = 0.4
 STREAM_SHARE = 0.004
 """What a stream costs as long as nothing is measured: demuxed, 4 Mbit/s, a share of a core."""
@@ -161,6 +163,15 @@ def rtsp_accounts(settings: MediaSettings) -> tuple[RtspAccount, ...]:
     return tuple(accounts)
 
 
+def socket_directory() -> Path:
+    """A new directory of mode 0700: the sockets are ours alone. In /tmp where TMPDIR is too long for them."""
+    directory = Path(tempfile.mkdtemp(prefix="gb-media-"))
+    if len(bytes(directory)) <= LONGEST_DIRECTORY:
+        return directory
+    directory.rmdir()
+    return Path(tempfile.mkdtemp(prefix="gb-media-", dir="/tmp"))
+
+
 def _slice(first: int, last: int, number: int, count: int, *, even: bool = False) -> tuple[int, int]:
     """Part ``number`` of ``count`` equal parts of the port range first..last (both included)."""
     width = max(2, (last - first + 1) // count)
@@ -196,7 +207,7 @@ class Nodes:
 
     async def start(self, *, timeout_s: float = START_TIMEOUT_S) -> None:
         """Start all node processes and wait until each is ready or ``timeout_s`` is over (restarts go on)."""
-        directory = Path(tempfile.mkdtemp(prefix="gb-media-"))  # mode 0700: the sockets are ours alone
+        directory = socket_directory()
         self._directory = directory
         for number in range(self.plan.settings.node_count):
             self._tasks.append(asyncio.create_task(self._supervise(number, directory), name=f"node-{number}"))

@@ -193,6 +193,17 @@ async def test_the_api_names_the_address(gateway: Gateway, camera: Camera) -> No
     assert url.startswith("rtsp://127.0.0.1:")
     result = await probe(url)
     assert "codec_name=h264|width=320" in result.stdout, result.stderr
+
+
+@pytest.mark.needs("ffprobe")
+async def test_who_opened_what_is_written_down(gateway: Gateway, camera: Camera) -> None:
+    token, _ = await gateway.http.access.add_token("screen", Role.VIEWER, "admin", None)
+    for proof, query in ((f"{USER}:{WORD}@", ""), ("", f"?token={token}")):
+        result = await probe(address(gateway, camera.channel_id, proof=proof, query=query))
+        assert result.returncode == 0, result.stderr
+    await gateway.http.audit._queue.join()
     entries = await gateway.http.audit.entries()
-    assert {entry.who for entry in entries if entry.action == "live.rtsp"} >= {f"rtsp:{USER}", "token:wall"}
-    assert WORD not in "".join(entry.detail + entry.who for entry in entries)
+    assert {entry.who for entry in entries if entry.action == "live.rtsp"} >= {f"rtsp:{USER}", "token:screen"}
+    written = "".join(entry.detail + entry.who + entry.target for entry in entries)
+    assert WORD not in written
+    assert token not in written

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from gateway_process import free_ports
 
 from config.settings import MediaSettings
 from gateway.services.errors import PlayCause, PlayFailed
-from gateway.services.nodes import NodeHandle, NodePlan, Nodes
+from gateway.services.nodes import NodeHandle, NodePlan, Nodes, socket_directory
 from media.specs import NodeStats
 
 ROOT = Path(__file__).parents[2]
@@ -241,3 +244,19 @@ def _state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return "Z"
+
+
+def test_a_long_temporary_directory_leaves_room_for_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    directory = socket_directory()
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(directory / "63-0123456789abcdef.sock"))
+        assert list(long.iterdir()) == []
+        assert directory.stat().st_mode & 0o777 == 0o700
+    finally:
+        shutil.rmtree(directory)

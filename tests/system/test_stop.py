@@ -8,26 +8,34 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from chain import Viewer, chain
 from gateway_process import ROOT, free_ports
 from outside import alive, can_bind, descendants, eventually, media_nodes, udp_ports
+from port_ranges import kept_ports
 
 from gateway.services.nodes import START_TIMEOUT_S as NODE_PATIENCE_S
 
 pytestmark = pytest.mark.timeout(240)
 
-RTP = (22000, 22099)
+RTP = kept_ports(100)
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose name leaves room for sockets: their paths end at 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="gb-stop-", dir="/tmp") as name:
+        yield Path(name)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 async def test_a_stop_ends_everything_that_runs(
-    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
+    scratch = short_path
     monkeypatch.setenv("TMPDIR", str(scratch))
     media = {"rtp_port_min": RTP[0], "rtp_port_max": RTP[1], "transport": "udp", "nodes": 2}
     async with chain(tmp_path / "run", 2, overrides={"media": media}) as house:
