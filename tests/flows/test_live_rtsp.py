@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from gateway_process import PASSWORD, free_ports
 from live_house import SERVER, until
+from port_ranges import kept_ports
 from rtsp_house import Client
 from scripted_camera import DOMAIN
 
@@ -24,6 +25,7 @@ from simulator.camera import Camera, DeviceOptions, Pictures
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
 PICTURES = Pictures(width=320, height=192, bitrate=200_000, gop=25)
+RTP_PORTS, WEBRTC_PORTS = kept_ports(200), kept_ports(50)
 USER, WORD = "nvr", "Xm-Rtsp-0001"
 
 
@@ -40,9 +42,9 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gat
         "catalog": {"subscribe": False},
         "media": {
             "nodes": 2, "viewer_host": "127.0.0.1", "viewer_port": viewer, "rtsp_port": rtsp,
-            "rtsp_accounts": [{"username": USER, "password": WORD}], "rtp_port_min": 28000, "rtp_port_max": 28199,
+            "rtsp_accounts": [{"username": USER, "password": WORD}], "rtp_port_min": RTP_PORTS[0], "rtp_port_max": RTP_PORTS[1],
             "webrtc_port": None,
-            "webrtc_port_min": 28200, "webrtc_port_max": 28249, "first_picture_timeout_s": 10.0,
+            "webrtc_port_min": WEBRTC_PORTS[0], "webrtc_port_max": WEBRTC_PORTS[1], "first_picture_timeout_s": 10.0,
             "idle_grace_s": 1.0, "port_quarantine_s": 0.2,
         },
         "http": {"host": "127.0.0.1", "port": http},

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 from aioice import ice
+from port_ranges import kept_ports
 from rtc_player import Player
 
 from media import tickets
@@ -25,6 +26,7 @@ from simulator.picture import TestPicture, tone
 
 SECRET = "for tests only"
 LOOP_S = 2.0
+WEBRTC_PORTS = kept_ports(200)
 
 
 @dataclass
@@ -117,8 +119,8 @@ def node_config() -> NodeConfig:
         media_host="127.0.0.1",
         bind_host="127.0.0.1",
         webrtc_port=0,
-        webrtc_port_min=31000,
-        webrtc_port_max=31999,
+        webrtc_port_min=WEBRTC_PORTS[0],
+        webrtc_port_max=WEBRTC_PORTS[1],
         ticket_secret=SECRET,
     )
 

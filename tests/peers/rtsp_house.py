@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from port_ranges import brief_ports
 
 from media import tickets
 from media.errors import MediaError
@@ -21,23 +22,22 @@ from media.stream import Stream
 from media.unit import AccessUnit
 
 SECRET = "for tests only"
-_ports = itertools.cycle(range(28300, 30900, 100))
 
 
 class RtspHouse:
     """The `RtspHost` of the tests. ``rtsp`` is the server; ``events`` what it told the gateway."""
 
     def __init__(self, **config: Any) -> None:
-        low = next(_ports)
+        low, high = brief_ports(100)
         values: dict[str, Any] = {
             "node_id": "test", "control": "unix:/nowhere", "control_secret": "unused", "media_host": "127.0.0.1",
-            "bind_host": "127.0.0.1", "viewer_host": "127.0.0.1", "rtp_port_min": low, "rtp_port_max": low + 99,
+            "bind_host": "127.0.0.1", "viewer_host": "127.0.0.1", "rtp_port_min": low, "rtp_port_max": high,
             "rtsp_port": 0, "ticket_secret": SECRET,
         }  # fmt: skip
         self.config = NodeConfig.model_validate({**values, **config})
         self.pump = Pump()
         self.gso = probe_gso()
-        self.ports = PortPool(low, low + 99, "127.0.0.1", 0.0)
+        self.ports = PortPool(low, high, "127.0.0.1", 0.0)
         self.streams: dict[str, Stream] = {}
         self.opened: list[tuple[str, str]] = []
         self.closed: list[tuple[str, str]] = []

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from port_ranges import kept_ports
 
 from media import tickets
 from media.client import MediaClient
@@ -44,6 +45,7 @@ BROWSER_ARGUMENTS = [
     "--autoplay-policy=no-user-gesture-required",
 ]
 SIZE = (352, 288)
+RTP_PORTS, WEBRTC_PORTS = kept_ports(200), kept_ports(100)
 TICKET_SECRET = "tickets of the browser tests"
 CONTROL_SECRET = "control of the browser tests"
 
@@ -173,11 +175,11 @@ async def open_studio(folder: Path) -> AsyncIterator[Studio]:
         control_secret=CONTROL_SECRET,
         media_host="127.0.0.1",
         bind_host="127.0.0.1",
-        rtp_port_min=32000,
-        rtp_port_max=32399,
+        rtp_port_min=RTP_PORTS[0],
+        rtp_port_max=RTP_PORTS[1],
         webrtc_port=0,
-        webrtc_port_min=32400,
-        webrtc_port_max=32999,
+        webrtc_port_min=WEBRTC_PORTS[0],
+        webrtc_port_max=WEBRTC_PORTS[1],
         viewer_host="127.0.0.1",
         viewer_port=0,
         ticket_secret=TICKET_SECRET,

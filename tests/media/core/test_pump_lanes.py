@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from port_ranges import kept_ports
+from port_ranges import brief_ports
 
 from media import compiled, key_watch
 from media.ports import PortPool
@@ -35,7 +35,7 @@ class House:
 
     def __init__(self, kind: str, *, gso: bool = True, cache_bytes: int = 8 << 20) -> None:
         self.pump: Pump = make_pump(kind)
-        ports = kept_ports(64)
+        ports = brief_ports(64)
         self.ports = PortPool(ports[0], ports[-1], "127.0.0.1", 0.0)
         self.gso = gso
         self.faults: list[str] = []
