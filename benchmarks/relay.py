@@ -28,6 +28,9 @@ STARTS_PER_S = 100
 """Streams begin one after the other, as cameras do, where they are many."""
 WARM_S = 2.2
 """The node demuxes until it has seen two key frames; from then on it only relays."""
+LATE_MS = 40.0
+"""A generator that was later than this was kept from its CPU: bursts pile up, and the figures say nothing."""
+TRIES = 3
 QUIET_S = 0.2
 """The sink waits so long for stragglers."""
 ROUNDS = 3
@@ -117,8 +120,19 @@ def take_turns(
     results: dict[str, list[Result]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, candidate in candidates.items():
-            results[name].append(measure(candidate, shape, seconds))
+            results[name].append(undisturbed(candidate, shape, seconds))
     return results
+
+
+def undisturbed(candidate: Candidate, shape: Shape, seconds: float) -> Result:
+    """One run; once more, up to twice, when other work kept the generator from sending in time."""
+    best = measure(candidate, shape, seconds)
+    for _ in range(TRIES - 1):
+        if best.late_ms <= LATE_MS:
+            break
+        again = measure(candidate, shape, seconds)
+        best = min(best, again, key=lambda result: result.late_ms)
+    return best
 
 
 def ratio(results: dict[str, list[Result]], name: str, other: str) -> float | None:

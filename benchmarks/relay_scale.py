@@ -6,7 +6,17 @@ import os
 from typing import Any
 
 from benchmarks.measure import Row
-from benchmarks.relay import LOSSLESS, Result, measure, median, missing, rows_of, take_turns, verdicts
+from benchmarks.relay import (
+    LOSSLESS,
+    SECONDS,
+    Result,
+    median,
+    missing,
+    rows_of,
+    take_turns,
+    undisturbed,
+    verdicts,
+)
 from benchmarks.relay_candidates import Candidate, Shape, available
 
 MANY = 500
@@ -18,7 +28,7 @@ def first_loss(candidate: Candidate, seen: Result) -> Row | None:
     if seen.loss <= LOSSLESS:
         return None
     for streams in STEPS:
-        result = measure(candidate, Shape(streams))
+        result = undisturbed(candidate, Shape(streams), SECONDS)
         if result.loss <= LOSSLESS:
             return Row("", streams, "streams without loss")
     return Row("", 0, "streams without loss")

@@ -44,6 +44,8 @@ def bench(report: dict[str, Any]) -> str:
         f"loopback only; load average before the modules {min(load.values(), default=0):.1f} to "
         f"{max(load.values(), default=0):.1f}."
     ]
+    if report.get("note"):
+        lines[0] += f" {report['note']}"
     title = ""
     notes: list[str] = []
     for row in report["rows"]:
