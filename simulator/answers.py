@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from simulator.records import RecordBook
 from sip.manscdp import (
     BasicParam,
     Body,
@@ -29,15 +30,10 @@ from sip.manscdp import (
     PresetResponse,
     PTZPositionQuery,
     RecordInfoQuery,
-    RecordInfoResponse,
-    RecordItem,
 )
 
 if TYPE_CHECKING:
     from simulator.device import Channel, SimulatedDevice
-
-RECORD_LENGTH = timedelta(hours=1)
-MAX_RECORDS = 100
 
 
 def broken_xml(data: bytes) -> bytes:
@@ -50,12 +46,13 @@ class AnswerBook:
 
     def __init__(self, device: SimulatedDevice) -> None:
         self._device = device
+        self.records = RecordBook(device)
         self.presets = [PresetItem(preset_id=1, name="gate"), PresetItem(preset_id=2, name="road")]
         self._makers: dict[type[Body], Callable[[Any], list[Body]]] = {
             CatalogQuery: self._catalog,
             DeviceInfoQuery: self._device_info,
             DeviceStatusQuery: self._device_status,
-            RecordInfoQuery: self._records,
+            RecordInfoQuery: self.records.answer,
             PresetQuery: self._presets,
             ConfigDownloadQuery: self._config,
             DeviceControl: self._control,
@@ -155,41 +152,6 @@ class AnswerBook:
                 record="OFF",
                 device_time=datetime.now(UTC),
             )
-        ]
-
-    def _records(self, query: RecordInfoQuery) -> list[Body]:
-        """Recordings of one hour each that fill the asked stretch."""
-        device = self._device
-        channel = device.channels.get(query.device_id)
-        items: list[RecordItem] = []
-        start, end = query.start_time, query.end_time
-        while (
-            channel is not None
-            and start is not None
-            and end is not None
-            and start < end
-            and len(items) < MAX_RECORDS
-        ):
-            stop = min(start + RECORD_LENGTH, end)
-            items.append(
-                RecordItem(
-                    device_id=query.device_id,
-                    name=channel.name,
-                    file_path=f"/record/{start:%Y%m%d%H%M%S}.ps",
-                    start_time=start,
-                    end_time=stop,
-                    type="time",
-                )
-            )
-            start = stop
-        size = device.options.page_size
-        pages = [items[first : first + size] for first in range(0, len(items), size)] or [[]]
-        name = channel.name if channel is not None else ""
-        return [
-            RecordInfoResponse(
-                sn=query.sn, device_id=query.device_id, name=name, sum_num=len(items), items=page
-            )
-            for page in pages
         ]
 
     def _presets(self, query: PresetQuery) -> list[Body]:
