@@ -321,3 +321,50 @@ subscription_wishes = (
         Column("interval_s", Integer),
     )
 )
+
+device_snapshot_jobs = Table(  # orders to devices to take pictures and upload them (2022 9.14)
+    "device_snapshot_jobs",
+    metadata,
+    Column("job_id", String(16), primary_key=True),
+    Column("device_id", String(32), nullable=False),
+    Column("channel_id", String(32), nullable=False),
+    Column("session_id", String(128), nullable=False, unique=True),
+    Column("asked", Integer, nullable=False),
+    Column("interval_s", Integer, nullable=False),
+    Column("state", String(16), nullable=False),  # gateway.services.device_snapshots_job.JobState
+    Column("detail", Text, nullable=False, default=""),
+    Column("who", String(128), nullable=False, default=""),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("ends_at", DateTime(timezone=True), nullable=False),  # the upload address is good until then
+    Column("ended_at", DateTime(timezone=True)),
+    Column("reported", JSON, nullable=False),  # SnapShotFileIDs of the device's notice
+    Index(None, "created_at"),
+    Index(None, "device_id", "created_at"),
+)
+
+device_snapshots = Table(  # pictures that devices uploaded; kept for snapshots.keep_days
+    "device_snapshots",
+    metadata,
+    Column("picture_id", String(16), primary_key=True),
+    Column("job_id", String(16), nullable=False),
+    Column("device_id", String(32), nullable=False),
+    Column("channel_id", String(32), nullable=False),
+    Column("name", String(64), nullable=False),  # of the file, without its ending
+    Column("sent_name", String(255), nullable=False, default=""),  # as the device called it
+    Column("media_type", String(32), nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("taken_at", DateTime(timezone=True)),  # by the file's name
+    Column("received_at", DateTime(timezone=True), nullable=False),
+    Column("warning", String(255), nullable=False, default=""),
+    Index(None, "job_id"),
+    Index(None, "received_at"),
+    Index(None, "channel_id", "received_at"),
+)
+
+video_upload_rules = Table(  # what a device's VideoUploadNotify sets going, against the settings' default
+    "video_upload_rules",
+    metadata,
+    Column("device_id", String(32), primary_key=True),
+    Column("action", String(8), nullable=False),  # off | keep | record
+    Column("keep_s", Integer, nullable=False),
+)
