@@ -1,11 +1,16 @@
-"""What a simulated device answers to queries: catalog, information, status, recordings, presets, results."""
+"""What a simulated device answers: the catalog, and by :mod:`simulator.answer_table` every other question.
+
+A new command is one function marked ``@answers(Model)`` (or ``@carries_out`` for a part of DeviceControl) in the file of
+its subject, which is imported here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from simulator import answers_aim, answers_state
+from simulator.answer_table import DOERS, MAKERS, answers
 from simulator.records import RecordBook
 from sip.manscdp import (
     BasicParam,
@@ -21,19 +26,14 @@ from sip.manscdp import (
     DeviceConfigResponse,
     DeviceControl,
     DeviceControlResponse,
-    DeviceInfoQuery,
-    DeviceInfoResponse,
-    DeviceStatusQuery,
-    DeviceStatusResponse,
-    PresetItem,
-    PresetQuery,
-    PresetResponse,
-    PTZPositionQuery,
     RecordInfoQuery,
 )
 
 if TYPE_CHECKING:
     from simulator.device import Channel, SimulatedDevice
+
+SUBJECTS = (answers_aim, answers_state)
+"""Files whose functions are entered in the table by being imported."""
 
 
 def broken_xml(data: bytes) -> bytes:
@@ -47,24 +47,11 @@ class AnswerBook:
     def __init__(self, device: SimulatedDevice) -> None:
         self._device = device
         self.records = RecordBook(device)
-        self.presets = [PresetItem(preset_id=1, name="gate"), PresetItem(preset_id=2, name="road")]
-        self._makers: dict[type[Body], Callable[[Any], list[Body]]] = {
-            CatalogQuery: self._catalog,
-            DeviceInfoQuery: self._device_info,
-            DeviceStatusQuery: self._device_status,
-            RecordInfoQuery: self.records.answer,
-            PresetQuery: self._presets,
-            ConfigDownloadQuery: self._config,
-            DeviceControl: self._control,
-            DeviceConfig: self._configured,
-            BroadcastNotify: self._broadcast,
-            PTZPositionQuery: self._device.notices.where,
-        }
 
     def answers_to(self, body: Body) -> list[Body]:
         """The answer in its parts; empty for what is not answered."""
-        maker = self._makers.get(type(body))
-        return maker(body) if maker is not None else []
+        maker = MAKERS.get(type(body))
+        return maker(self._device, body) if maker is not None else []
 
     def encoded_parts(self, answers: Sequence[Body]) -> list[bytes]:
         return [self._device.encoded(answer) for answer in answers]
@@ -106,7 +93,7 @@ class AnswerBook:
     def items(self) -> list[CatalogItem]:
         return [self.item(channel) for channel in self._device.channels.values()]
 
-    def _catalog(self, query: CatalogQuery) -> list[Body]:
+    def catalog(self, query: CatalogQuery) -> list[Body]:
         asked, device = query.device_id, self._device
         items = self.items()
         if asked not in ("", device.device_id):
@@ -120,68 +107,51 @@ class AnswerBook:
         pages = [items[start : start + size] for start in range(0, len(items), size)] or [[]]
         return [CatalogResponse(sn=sn, device_id=device_id, sum_num=total, items=page) for page in pages]
 
-    # -- the rest -----------------------------------------------------------------------------------------
 
-    def _device_info(self, query: DeviceInfoQuery) -> list[Body]:
-        device = self._device
-        return [
-            DeviceInfoResponse(
-                sn=query.sn,
-                device_id=query.device_id or device.device_id,
-                device_name=device.name,
-                manufacturer=device.options.manufacturer,
-                model=device.options.model,
-                firmware=device.options.firmware,
-                channel=sum(channel.has_pictures for channel in device.channels.values()),
-            )
-        ]
+@answers(CatalogQuery)
+def catalog(device: SimulatedDevice, query: CatalogQuery) -> list[Body]:
+    return device.answers.catalog(query)
 
-    def _device_status(self, query: DeviceStatusQuery) -> list[Body]:
-        device = self._device
-        channel = device.channels.get(query.device_id)
-        known = channel is not None or query.device_id in ("", device.device_id)
-        online = known and (channel is None or channel.status != "OFF")
-        return [
-            DeviceStatusResponse(
-                sn=query.sn,
-                device_id=query.device_id or device.device_id,
-                result="OK" if known else "ERROR",
-                online="ONLINE" if online else "OFFLINE",
-                status="OK" if known else "ERROR",
-                encode="ON",
-                record="OFF",
-                device_time=datetime.now(UTC),
-            )
-        ]
 
-    def _presets(self, query: PresetQuery) -> list[Body]:
-        return [
-            PresetResponse(
-                sn=query.sn, device_id=query.device_id, sum_num=len(self.presets), presets=self.presets
-            )
-        ]
+@answers(RecordInfoQuery)
+def records(device: SimulatedDevice, query: RecordInfoQuery) -> list[Body]:
+    return device.answers.records.answer(query)
 
-    def _config(self, query: ConfigDownloadQuery) -> list[Body]:
-        settings = self._device.options.register
-        basic = BasicParam(
-            name=self._device.name,
-            expiration=settings.expires_s,
-            heartbeat_interval=round(settings.heartbeat_s),
-            heartbeat_count=settings.heartbeat_count,
-        )
-        return [ConfigDownloadResponse(sn=query.sn, device_id=query.device_id, basic_param=basic)]
 
-    def _control(self, body: DeviceControl) -> list[Body]:
-        if not body.wants_response:
-            return []
-        result = self._device.notices.control(body) or "OK"
-        return [DeviceControlResponse(sn=body.sn, device_id=body.device_id, result=result)]
+@answers(DeviceControl)
+def control(device: SimulatedDevice, body: DeviceControl) -> list[Body]:
+    """Carries the command out; a Response only to those that have one (9.3.1 d, e)."""
+    result = "OK"
+    for field, carry_out in DOERS.items():
+        value = getattr(body, field)
+        if value is None or value is False or value == "":
+            continue
+        result = device.condition.results.get(field) or carry_out(device, body)
+    if not body.wants_response:
+        return []
+    return [DeviceControlResponse(sn=body.sn, device_id=body.device_id, result=result)]
 
-    def _configured(self, body: DeviceConfig) -> list[Body]:
-        settings = self._device.options.register
-        if body.basic_param is not None and body.basic_param.heartbeat_interval:
-            settings.heartbeat_s = body.basic_param.heartbeat_interval
-        return [DeviceConfigResponse(sn=body.sn, device_id=body.device_id)]
 
-    def _broadcast(self, body: BroadcastNotify) -> list[Body]:
-        return [BroadcastResponse(sn=body.sn, device_id=body.target_id, result="ERROR")]
+@answers(ConfigDownloadQuery)
+def config(device: SimulatedDevice, query: ConfigDownloadQuery) -> list[Body]:
+    settings = device.options.register
+    basic = BasicParam(
+        name=device.name,
+        expiration=settings.expires_s,
+        heartbeat_interval=round(settings.heartbeat_s),
+        heartbeat_count=settings.heartbeat_count,
+    )
+    return [ConfigDownloadResponse(sn=query.sn, device_id=query.device_id, basic_param=basic)]
+
+
+@answers(DeviceConfig)
+def configured(device: SimulatedDevice, body: DeviceConfig) -> list[Body]:
+    settings = device.options.register
+    if body.basic_param is not None and body.basic_param.heartbeat_interval:
+        settings.heartbeat_s = body.basic_param.heartbeat_interval
+    return [DeviceConfigResponse(sn=body.sn, device_id=body.device_id)]
+
+
+@answers(BroadcastNotify)
+def broadcast(device: SimulatedDevice, body: BroadcastNotify) -> list[Body]:
+    return [BroadcastResponse(sn=body.sn, device_id=body.target_id, result="ERROR")]

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from simulator.answers import AnswerBook, broken_xml
+from simulator.answers_aim import moved
 from simulator.calls import Call, Calls
+from simulator.condition import Condition
 from simulator.faults import Faults
 from simulator.notices import Notices, kind_of_subscription
 from simulator.register import RegisterSettings, Registration
@@ -108,7 +110,8 @@ class Received:
 class SimulatedDevice:
     """A device that registers, beats, answers and sends pictures. Cameras and recorders differ in their channels.
 
-    ``received`` records every request, ``ptz_log`` every valid PTZ command with the channel it was for.
+    ``received`` records every request, ``ptz_log`` every valid PTZ command with the channel it was for, ``condition``
+    holds what commands changed.
     """
 
     def __init__(
@@ -162,6 +165,7 @@ class SimulatedDevice:
         )
         self.calls = Calls(self)
         self.notices = Notices(self)
+        self.condition = Condition()
         self.answers = AnswerBook(self)
 
     # -- life ---------------------------------------------------------------------------------------------
@@ -376,6 +380,7 @@ class SimulatedDevice:
                 self.refused_ptz.append(body.ptz_cmd)  # dropped; the MESSAGE still gets its 200 (G160)
             else:
                 self.ptz_log.append((body.device_id, command, time.monotonic()))
+                moved(self, body, command)
 
     def _subscribed(self, incoming: IncomingSubscribe, body: Body | None) -> Reply | None:
         expires = incoming.request.expires

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
+from simulator.condition import Condition
 from sip.endpoint import Incoming, NotifierSubscription
 from sip.errors import RemoteError
 from sip.manscdp import (
@@ -20,7 +21,6 @@ from sip.manscdp import (
     MobilePositionQuery,
     PositionItem,
     PTZPositionNotify,
-    PTZPositionQuery,
     PTZPositionResponse,
     decode,
 )
@@ -37,6 +37,7 @@ class Teller(Protocol):
     """The device (simulator.device.SimulatedDevice)."""
 
     device_id: str
+    condition: Condition
     subscriptions: dict[str, NotifierSubscription]
 
     def next_sn(self) -> int: ...
@@ -64,7 +65,6 @@ class Notices:
         self.reset_result = "OK"
         self.silent: set[str] = set()
         """Channels that wait for a reset."""
-        self.look = PTZPositionResponse(pan=10.0, tilt=5.0, zoom=1.0)
         self._moving: set[asyncio.Task[None]] = set()
 
     def close(self) -> None:
@@ -169,17 +169,11 @@ class Notices:
         self, channel_id: str, *, pan: float, tilt: float, zoom: float = 1.0, via: Via = "auto"
     ) -> Response | None:
         """A camera looks elsewhere (2022)."""
-        self.look = PTZPositionResponse(pan=pan, tilt=tilt, zoom=zoom)
+        self._device.condition.of(channel_id).aim = PTZPositionResponse(pan=pan, tilt=tilt, zoom=zoom)
         body = PTZPositionNotify(
             sn=self._device.next_sn(), device_id=channel_id, pan=pan, tilt=tilt, zoom=zoom
         )
         return await self.tell("ptzposition", body, via)
-
-    def where(self, query: PTZPositionQuery) -> list[Body]:
-        """The answer to a PTZPosition query; a device of 2016 has none."""
-        if self._device.edition is Edition.V2016:
-            return []
-        return [self.look.model_copy(update={"sn": query.sn, "device_id": query.device_id})]
 
     # -- how ----------------------------------------------------------------------------------------------
 
