@@ -27,6 +27,34 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
+class TlsSettings(Section):
+    """SIP over TLS (GB/T 28181 8.2), beside UDP and TCP. The files are read again when they change."""
+
+    enabled: bool = False
+    """Listen on :attr:`port`. Uppers are called by TLS with or without it."""
+    port: PortNumber = 5061
+    certificate: Path | None = None
+    """Our certificate with its chain, PEM."""
+    key: Path | None = None
+    """Its key; empty: in the same file."""
+    client_ca: Path | None = None
+    """Who may have signed the certificates of devices and lower platforms, PEM. Empty: none are asked for."""
+    require_client_certificate: bool = False
+    """Refuse connections of devices without a certificate of client_ca."""
+    upper_ca: Path | None = None
+    """Who may have signed the certificates of uppers, PEM. Empty: the system's CAs."""
+    reload_interval_s: Annotated[float, Field(gt=0)] = 30.0
+    """So often the files are looked at; changed ones hold for the next connections."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> TlsSettings:
+        if self.enabled and self.certificate is None:
+            raise ValueError("certificate: needed where TLS is enabled")
+        if self.require_client_certificate and self.client_ca is None:
+            raise ValueError("client_ca: needed where client certificates are required")
+        return self
+
+
 class SipSettings(Section):
     """Who we are and where devices and platforms reach us."""
 
@@ -42,6 +70,9 @@ class SipSettings(Section):
     """Peers may be told a loopback address (demo and tests only)."""
     user_agent: str = "gb28181-gateway"
     max_connections: Annotated[int, Field(ge=10)] = 20000
+    tls: TlsSettings = TlsSettings()
+    note_window_s: Annotated[float, Field(gt=0, le=86400)] = 600.0
+    """So far the Date of a signed message (Note header) may be from our clock; keys are given per peer by the API."""
 
 
 class OpenRule(Section):
@@ -57,6 +88,8 @@ class RegistrationSettings(Section):
     domain_password: SecretStr | None = None
     """One password for devices without their own. Off unless set."""
     open_rules: list[OpenRule] = []
+    allowed_networks: list[IPvAnyNetwork] = []
+    """Registrations from elsewhere are refused with 403 before anything else; empty: any. Devices can have lists too."""
     accept_unknown_devices: bool = True
     """With the domain password, a device not entered before is taken in."""
     default_expires_s: Annotated[int, Field(ge=60)] = 86400
@@ -67,10 +100,56 @@ class RegistrationSettings(Section):
     failures_before_forbidden: Annotated[int, Field(ge=1)] = 5
     failure_window_s: Annotated[int, Field(ge=1)] = 60
     send_date: bool = True
-    same_id_policy: Literal["newest_wins", "first_wins"] = "newest_wins"
+    same_id_policy: Literal["alternation", "newest_wins", "first_wins"] = "alternation"
+    """Two units with one code. alternation: a move is believed once; when the old one comes back, two units exist and
+    the first keeps the code while it is alive. first_wins: no move while the first is alive. newest_wins: always."""
+    same_id_memory_s: Annotated[float, Field(ge=60)] = 900.0
+    """A conflict is over when one of the units was not heard for this time."""
     heartbeat_revives: bool = False
     """A heartbeat from a flow that was authenticated may bring an expired registration back (quirk 8)."""
     requests_per_second_per_source: Annotated[float, Field(gt=0)] = 200.0
+
+
+class RedirectTarget(Section):
+    """One server to which devices are sent."""
+
+    server_id: DeviceId
+    host: Annotated[str, Field(pattern=r"^[0-9A-Za-z.:-]{1,253}$")]
+    port: PortNumber = 5060
+    transport: Literal["udp", "tcp", "tls"] = "udp"
+    """Added to the Contact unless it is udp."""
+    first_id: DeviceId | None = None
+    last_id: DeviceId | None = None
+    """Only devices with codes from first_id to last_id come here, and before all targets without a range."""
+    weight: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Share of the devices, among targets for which a device qualifies equally."""
+
+    @model_validator(mode="after")
+    def _range(self) -> RedirectTarget:
+        if (self.first_id is None) != (self.last_id is None):
+            raise ValueError("first_id and last_id: both or none")
+        if self.first_id is not None and self.last_id is not None and self.first_id > self.last_id:
+            raise ValueError("last_id: must not be below first_id")
+        return self
+
+
+class RedirectSettings(Section):
+    """Answer REGISTER with 302 to another server (GB/T 28181-2022 9.1.2.3). A target that is ourselves serves here."""
+
+    enabled: bool = False
+    challenge: bool = True
+    """Ask for the password before telling where to go."""
+    expires_s: Annotated[int, Field(ge=60)] = 86400
+    """Expires of the 302: so long a device may go on with the server it was told."""
+    return_s: Annotated[float, Field(ge=0)] = 300.0
+    """A device that is back within this time did not get in there: it is sent to the next one."""
+    targets: list[RedirectTarget] = []
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> RedirectSettings:
+        if self.enabled and not self.targets:
+            raise ValueError("targets: needed where redirecting is enabled")
+        return self
 
 
 class HeartbeatSettings(Section):
@@ -175,7 +254,9 @@ class UpperPlatform(Section):
     """Empty: the first ten digits of its code."""
     host: str
     port: PortNumber = 5060
-    transport: Literal["udp", "tcp"] = "udp"
+    transport: Literal["udp", "tcp", "tls"] = "udp"
+    tls_server_name: str = ""
+    """The name its certificate must hold; empty: host."""
     our_id: DeviceId | None = None
     username: str = ""
     password: SecretStr
@@ -374,6 +455,50 @@ class PositionSettings(Section):
     keep_most: Annotated[int, Field(ge=1000)] = 5_000_000
 
 
+class DeviceConfigSettings(Section):
+    """Reading and setting the configuration of devices (GB/T 28181-2022 A.2.3.2, A.2.4.7)."""
+
+    answer_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
+    """So long a device may take for its Response."""
+    gap_timeout_s: Annotated[float, Field(gt=0, le=60)] = 3.0
+    """An answer in several Responses is over when no further one came for so long."""
+
+
+class SnapshotSettings(Section):
+    """Pictures that devices take by themselves and upload (GB/T 28181-2022 9.14)."""
+
+    directory: Path | None = None
+    """Where they are kept; empty: snapshots below storage.directory."""
+    upload_url: Annotated[str, Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$", max_length=300)] | None = (
+        None
+    )
+    """What devices are told of our HTTP address; empty: by the route to each device."""
+    most_bytes: Annotated[int, Field(ge=10_000, le=100 * 1024**2)] = 8 * 1024**2
+    """Of one picture."""
+    uploads_at_once: Annotated[int, Field(ge=1, le=256)] = 16
+    upload_timeout_s: Annotated[float, Field(gt=0, le=600)] = 60.0
+    finish_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """So long after its last picture is due a device may take to upload and to say that it has finished."""
+    grace_s: Annotated[float, Field(ge=0, le=300)] = 5.0
+    """Pictures that are still on their way when the device says so are taken for so long."""
+    keep_days: Annotated[int, Field(ge=1, le=3660)] = 30
+
+
+class VideoUploadSettings(Section):
+    """What VideoUploadNotify sets going (GB/T 28181-2022 A.2.5.8); a device may have its own rule."""
+
+    action: Literal["off", "keep", "record"] = "off"
+    """off: only the event; keep: fetch the picture and keep it for keep_s; record: also record it."""
+    keep_s: Annotated[int, Field(ge=1, le=86400)] = 60
+    most_pulls: Annotated[int, Field(ge=1, le=1000)] = 64
+    """Pictures that are fetched for this reason at the same time."""
+
+    @field_validator("action", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: object) -> object:
+        return "off" if value is False else value
+
+
 class LogSettings(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     format: Literal["text", "json"] = "text"
@@ -398,6 +523,9 @@ class Settings(Section):
     inputs: InputSettings = InputSettings()
     alarms: AlarmSettings = AlarmSettings()
     positions: PositionSettings = PositionSettings()
+    device_config: DeviceConfigSettings = DeviceConfigSettings()
+    snapshots: SnapshotSettings = SnapshotSettings()
+    video_upload: VideoUploadSettings = VideoUploadSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("storage")

@@ -29,6 +29,8 @@ class Question:
         """Parts that carried our SN."""
         self.guessed = 0
         """Parts of another SN, taken because no other question was open (quirk 15)."""
+        self.accepted = ""
+        """What the peer answered to the question itself, e.g. ``200 OK``."""
         self._parts: asyncio.Queue[Body] = asyncio.Queue(size)
 
     async def next(self, timeout_s: float) -> Body:

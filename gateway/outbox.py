@@ -103,6 +103,7 @@ class Outbox:
             question.close()
             text = f"{device.device_id} answered {response.status} {response.reason} to {body.cmd_type}"
             raise QueryRefused(text, response.status)
+        question.accepted = f"{response.status} {response.reason}"
         return question
 
     async def query(self, device: Device, body: Body, *, timeout_s: float = QUERY_TIMEOUT_S) -> Body:

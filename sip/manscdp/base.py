@@ -179,3 +179,20 @@ class Decoded:
     proven: bool
     faults: list[str]
     raw: bytes
+
+
+def foreign_fields(element: Element, edition: Edition) -> list[str]:
+    """Names of the elements in ``element`` that are set but that ``edition`` does not know, at any depth."""
+    found: list[str] = []
+    for attribute, info in type(element).model_fields.items():
+        value = getattr(element, attribute)
+        mark = next((mark for mark in info.metadata if isinstance(mark, Xml)), None)
+        if mark is None or value is None or value is False or value == "" or value == () or value == []:
+            continue
+        if mark.edition is not None and mark.edition is not edition:
+            found.append(mark.name)
+            continue
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, Element):
+                found.extend(foreign_fields(part, edition))
+    return found

@@ -35,6 +35,28 @@ TYPES_2022 = (
     "OSDConfig",
     "SnapShotConfig",
 )
+READ_ONLY = ("VideoParamOpt",)
+"""Types that say what a device can do; DeviceConfig does not have them."""
+ATTRIBUTES = {
+    "BasicParam": "basic_param",
+    "VideoParamOpt": "video_param_opt",
+    "SVACEncodeConfig": "svac_encode",
+    "SVACDecodeConfig": "svac_decode",
+    "VideoParamAttribute": "video_params",
+    "VideoRecordPlan": "record_plan",
+    "VideoAlarmRecord": "alarm_record",
+    "PictureMask": "picture_mask",
+    "FrameMirror": "frame_mirror",
+    "AlarmReport": "alarm_report",
+    "OSDConfig": "osd",
+    "SnapShotConfig": "snapshot",
+}
+"""Where a type is found in ConfigDownloadResponse and DeviceConfig."""
+
+
+def config_types(edition: Edition) -> tuple[str, ...]:
+    """The types that an edition knows, in the order of its schema."""
+    return TYPES_2022 if edition is Edition.V2022 else TYPES_2016
 
 
 class ConfigDownloadQuery(Body, root="Query", cmd_type="ConfigDownload", clause="A.2.4.7", checks=("G132",)):
@@ -72,18 +94,13 @@ class ConfigDownloadResponse(
     @property
     def answered(self) -> frozenset[str]:
         """Names of the types that this Response brings, so a collector knows when all asked ones came (G132)."""
-        present = {
-            "BasicParam": self.basic_param,
-            "VideoParamOpt": self.video_param_opt,
-            "SVACEncodeConfig": self.svac_encode,
-            "SVACDecodeConfig": self.svac_decode,
-            "VideoParamAttribute": self.video_params or None,
-            "VideoRecordPlan": self.record_plan,
-            "VideoAlarmRecord": self.alarm_record,
-            "PictureMask": self.picture_mask,
-            "FrameMirror": self.frame_mirror,
-            "AlarmReport": self.alarm_report,
-            "OSDConfig": self.osd,
-            "SnapShotConfig": self.snapshot,
+        return frozenset(self.values())
+
+    def values(self) -> dict[str, object]:
+        """What came, by the name of its type: an Element, a list of VideoParam, or the number of FrameMirror."""
+        return {
+            name: value
+            for name, attribute in ATTRIBUTES.items()
+            if (value := getattr(self, attribute)) is not None
+            and (value != [] or attribute in self.model_fields_set)
         }
-        return frozenset(name for name, value in present.items() if value is not None)

@@ -182,17 +182,28 @@ def _fill(
 
 
 def _alike(node: etree._Element, plan: _Plan) -> _Field | None:
-    """The one element field whose children ``node`` has, when at least two and most of them fit."""
-    names = {_local(child.tag).lower() for child in node}
+    """The one element field whose children ``node`` has, when at least two and most of them fit.
+
+    A list is known by the children of its first item.
+    """
     best, fitting = None, 1
     for candidate in plan.fields.values():
-        if candidate.kind != "element":
+        if candidate.kind not in ("element", "elements"):
             continue
+        names = _children_of(node, candidate.xml.items)
         known = _model(cast("type[Element]", candidate.model)).plan.fields
         count = len(names & known.keys())
         if count > fitting and 2 * count > len(names):
             best, fitting = candidate, count
     return best
+
+
+def _children_of(node: etree._Element, items: str) -> set[str]:
+    """Names below ``node``, or below its first child where all children are ``items``."""
+    names = {_local(child.tag).lower() for child in node}
+    if items and names == {items.lower()}:
+        return {_local(child.tag).lower() for child in node[0]}
+    return set() if items else names
 
 
 def _read_special(
@@ -430,6 +441,9 @@ def _splitter(xml: Xml) -> Callable[[str], tuple[str, ...]]:
     read, separator = xml.read or _same, xml.separator
 
     def split(text: str) -> tuple[str, ...]:
-        return tuple(part for part in (part.strip() for part in read(text).split(separator)) if part)
+        text = read(text)
+        if separator not in text:
+            return (text,) if text else ()
+        return tuple(part for part in (part.strip() for part in text.split(separator)) if part)
 
     return split

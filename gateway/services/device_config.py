@@ -1,0 +1,249 @@
+"""Configuration of devices: ConfigDownload reads it, DeviceConfig sets it (GB/T 28181-2022 9.3.4, A.2.3.2, A.2.4.7)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from config.settings import DeviceConfigSettings
+from gateway.answers import Question
+from gateway.clock import Clock
+from gateway.errors import DeviceIsOffline, GatewayError, NotSupported, QueryRefused, QueryTimedOut
+from gateway.model import Device, DeviceKind
+from gateway.registry import Registry
+from gateway.services.errors import ControlCause, ControlFailed
+from sip.manscdp import BasicParam, Body, ConfigDownloadQuery, ConfigDownloadResponse, DeviceConfig
+from sip.manscdp.base import Edition, Element, foreign_fields
+from sip.manscdp.config_download import ATTRIBUTES, READ_ONLY, config_types
+from sip.manscdp.device_config import DeviceConfigResponse
+
+log = logging.getLogger(__name__)
+
+Audit = Callable[[str, str, str, str, str], None]
+"""who, action, target (device/channel), result, detail."""
+Value = Element | list[Any] | int
+
+
+class Asker(Protocol):
+    """The part of gateway.dispatch.Dispatch that is needed."""
+
+    async def ask(self, device: Device, body: Body) -> Question: ...
+
+
+class Timers(Protocol):
+    """The part of gateway.services.liveness.Liveness that is needed."""
+
+    def set_heartbeat(self, device: Device, interval_s: int | None, count: int | None) -> None: ...
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a device told of its configuration. ``values`` by type; ``refused`` counts its Results ERROR."""
+
+    device_id: str
+    target_id: str
+    asked: tuple[str, ...]
+    values: dict[str, object] = field(default_factory=dict)
+    responses: int = 0
+    refused: int = 0
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return tuple(name for name in self.asked if name not in self.values)
+
+    @property
+    def complete(self) -> bool:
+        """All asked types came (G132)."""
+        return not self.missing
+
+    def take(self, body: ConfigDownloadResponse) -> None:
+        self.responses += 1
+        found = body.values()
+        self.values |= found
+        if body.result != "OK" and not found:
+            self.refused += 1
+
+
+class DeviceConfiguration:
+    """Reads and sets. Raises ControlFailed (not_found, device_offline, rejected, no_answer) and NotSupported."""
+
+    def __init__(
+        self,
+        *,
+        settings: DeviceConfigSettings,
+        registry: Registry,
+        asker: Asker,
+        timers: Timers,
+        clock: Clock | None = None,
+        audit: Audit | None = None,
+    ) -> None:
+        self._settings, self._registry = settings, registry
+        self._asker, self._timers = asker, timers
+        self._clock = clock or Clock()
+        self.audit = audit
+
+    def types(self, device_id: str) -> tuple[str, ...]:
+        """The types that this device's edition knows. Raises ControlFailed(not_found)."""
+        return config_types(_edition(self._known(device_id)))
+
+    async def read(self, device_id: str, target_id: str, types: Iterable[str], *, who: str) -> Reading:
+        """Ask for ``types`` in one query and wait until all came, or nothing more comes.
+
+        An answer in parts that stops is not an error: see ``Reading.missing``. Without any answer: no_answer.
+        """
+        asked = tuple(dict.fromkeys(types))
+        with self._noted(who, "device.configuration_read", device_id, target_id, "/".join(asked)):
+            device = self._reachable(device_id)
+            _require_types(device, asked)
+            return await self.collect(device, target_id, asked)
+
+    async def collect(self, device: Device, target_id: str, asked: tuple[str, ...]) -> Reading:
+        """One ConfigDownload with all its Responses; rights and types are the caller's matter."""
+        query = ConfigDownloadQuery(device_id=target_id, config_types=asked)
+        reading = Reading(device.device_id, target_id, asked)
+        with await self._ask(device, query) as question:
+            end = self._clock.mono() + self._settings.answer_timeout_s
+            while not reading.complete and reading.refused + len(reading.values) < len(asked):
+                wait_s = self._settings.gap_timeout_s if reading.responses else end - self._clock.mono()
+                try:
+                    body = await question.next(wait_s)
+                except QueryTimedOut as error:
+                    if not reading.responses:
+                        raise _no_answer(question, error) from error
+                    break
+                if isinstance(body, ConfigDownloadResponse):
+                    reading.take(body)
+        if not reading.values:
+            raise ControlFailed(ControlCause.REJECTED, "the device answered Result ERROR to ConfigDownload")
+        if reading.missing:
+            log.info(
+                "configuration incomplete device=%s target=%s missing=%s",
+                *(device.device_id, target_id, ",".join(reading.missing)),
+            )
+        return reading
+
+    async def write(self, device_id: str, target_id: str, kind: str, value: Value, *, who: str) -> None:
+        """Set one type; returns when the device answered Result OK.
+
+        Nothing is sent when its edition does not know the type or one of the elements that are set (G049).
+        """
+        with self._noted(who, "device.configuration", device_id, target_id, _told(kind, value)):
+            device = self._reachable(device_id)
+            _require_types(device, (kind,))
+            if kind in READ_ONLY:
+                raise NotSupported(f"{kind} can only be read")
+            body = DeviceConfig(device_id=target_id, **{ATTRIBUTES[kind]: value})
+            _require_elements(device, body)
+            await self.send(device, body)
+
+    async def send(self, device: Device, body: DeviceConfig) -> None:
+        """One DeviceConfig and its Response; our timers follow a changed heartbeat (G180)."""
+        with await self._ask(device, body) as question:
+            try:
+                answer = await question.next(self._settings.answer_timeout_s)
+            except QueryTimedOut as error:
+                raise _no_answer(question, error) from error
+        if not isinstance(answer, DeviceConfigResponse) or answer.result != "OK":
+            raise ControlFailed(ControlCause.REJECTED, "the device answered Result ERROR to DeviceConfig")
+        if body.basic_param is not None:
+            self._follow(device, body.device_id, body.basic_param)
+
+    def _follow(self, device: Device, target_id: str, basic: BasicParam) -> None:
+        """A channel's own heartbeat is not the one we watch; a camera answers under its channel's code too."""
+        if target_id != device.device_id and device.kind in (DeviceKind.RECORDER, DeviceKind.PLATFORM):
+            return
+        interval, count = basic.heartbeat_interval, basic.heartbeat_count
+        if interval is None and count is None:
+            return
+        self._timers.set_heartbeat(
+            device,
+            device.heartbeat_interval_s if interval is None else interval,
+            device.heartbeat_count if count is None else count,
+        )
+        log.info(
+            "heartbeat changed device=%s interval_s=%d count=%d",
+            *(device.device_id, device.heartbeat_interval_s, device.heartbeat_count),
+        )
+
+    # -- the pieces ------------------------------------------------------------------------------------------
+
+    def _known(self, device_id: str) -> Device:
+        device = self._registry.devices.get(device_id)
+        if device is None:
+            raise ControlFailed(ControlCause.NOT_FOUND, f"device {device_id} is not known")
+        return device
+
+    def _reachable(self, device_id: str) -> Device:
+        device = self._known(device_id)
+        if device.local:
+            raise ControlFailed(ControlCause.NOT_SUPPORTED, "inputs have no configuration of GB/T 28181")
+        if not device.online:
+            raise ControlFailed(ControlCause.DEVICE_OFFLINE, f"device {device_id} is offline")
+        return device
+
+    async def _ask(self, device: Device, body: Body) -> Question:
+        try:
+            return await self._asker.ask(device, body)
+        except QueryRefused as error:
+            cause = ControlCause.NO_ANSWER if error.sip_status == 408 else ControlCause.REJECTED
+            raise ControlFailed(cause, str(error), device_status=error.sip_status) from error
+        except DeviceIsOffline as error:
+            raise ControlFailed(ControlCause.DEVICE_OFFLINE, str(error)) from error
+
+    def _noted(self, who: str, action: str, device_id: str, target_id: str, detail: str) -> _Noted:
+        return _Noted(self.audit, who, action, f"{device_id}/{target_id}", detail)
+
+
+class _Noted:
+    """Writes one line of the audit log with the outcome of a block."""
+
+    def __init__(self, audit: Audit | None, who: str, action: str, target: str, detail: str) -> None:
+        self._audit, self._words, self._detail = audit, (who, action, target), detail
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        if self._audit is None:
+            return
+        result = "ok"
+        if error is not None:
+            cause = error.cause if isinstance(error, GatewayError) else "abandoned"
+            result = str(getattr(cause, "value", cause))
+        self._audit(*self._words, result, self._detail)
+
+
+def _edition(device: Device) -> Edition:
+    return Edition.from_header(device.edition)
+
+
+def _require_types(device: Device, asked: Iterable[str]) -> None:
+    known = config_types(_edition(device))
+    for name in asked:
+        if name not in known:
+            raise NotSupported(
+                f"{name} is not supported by this device: {device.device_id} speaks GB/T 28181 {device.edition}"
+            )
+
+
+def _require_elements(device: Device, body: DeviceConfig) -> None:
+    foreign = foreign_fields(body, _edition(device))
+    if foreign:
+        raise NotSupported(
+            f"{', '.join(foreign)}: not supported by this device, which speaks GB/T 28181 {device.edition}"
+        )
+
+
+def _no_answer(question: Question, error: QueryTimedOut) -> ControlFailed:
+    took = f"; its last answer was {question.accepted} to the MESSAGE" if question.accepted else ""
+    return ControlFailed(ControlCause.NO_ANSWER, f"{error}{took}")
+
+
+def _told(kind: str, value: Value) -> str:
+    """The audit log's words: which type, and what was set, without upload addresses (they hold tickets)."""
+    if not isinstance(value, Element):
+        return f"{kind} {value}"[:500] if isinstance(value, int) else f"{kind} of {len(value)} streams"
+    told = value.model_dump(exclude_none=True, exclude={"extras", "upload_url", "session_id"})
+    return f"{kind} {told}"[:500]
