@@ -23,7 +23,7 @@ from benchmarks.measure import Row
 
 ROOT = Path(__file__).parents[1]
 MODULES = (
-    "sip_core", "registrar", "storm", "relay", "relay_scale", "relay_fan", "demux", "ingest", "viewers", "webrtc",
+    "sip_core", "registrar", "storm", "big_catalog", "relay", "relay_scale", "relay_fan", "demux", "ingest", "viewers", "webrtc",
     "recording", "first_picture", "glass",
 )  # fmt: skip
 LIMIT_S = 400.0

@@ -78,6 +78,27 @@ class _Collection:
         return self.reason or f"{len(self.ids)} of {self.sum_num} items"
 
 
+class _Slot:
+    """One of the places for queries under way. May be given back early; the end of the block does it at the latest."""
+
+    def __init__(self, slots: asyncio.Semaphore) -> None:
+        self._slots = slots
+        self._held = False
+
+    async def __aenter__(self) -> _Slot:
+        await self._slots.acquire()
+        self._held = True
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        if self._held:
+            self._held = False
+            self._slots.release()
+
+
 class CatalogService:
     """Keeps the channels of all devices. One collection per device at a time; callers share it."""
 
@@ -181,10 +202,10 @@ class CatalogService:
     async def _collect(self, device: Device) -> CatalogCollected:
         previous: _Collection | None = None
         collection = _Collection(reason="no answer")
-        async with self._slots:
+        async with _Slot(self._slots) as slot:
             self._asked_mono[device.device_id] = self._clock.mono()
             for _ in range(1 + self._settings.retries):
-                collection = await self._attempt(device)
+                collection = await self._attempt(device, slot)
                 if collection.complete or not collection.own_sn or collection.reason.startswith("refused"):
                     break
                 if previous is not None and previous.ids == collection.ids and collection.ids:
@@ -194,8 +215,12 @@ class CatalogService:
                 previous = collection
         return self._conclude(device, collection)
 
-    async def _attempt(self, device: Device) -> _Collection:
-        """One query: parts are applied as they come, so that even a partial answer is of use."""
+    async def _attempt(self, device: Device, slot: _Slot) -> _Collection:
+        """One query: parts are applied as they come, so that even a partial answer is of use.
+
+        The slot is given back as soon as all that was announced is there: the rest is waiting for silence, and
+        10,000 devices that each held a slot for it kept the last of them waiting for a minute.
+        """
         collection = _Collection()
         try:
             question = await self._dispatch.ask(device, CatalogQuery(device_id=device.device_id))
@@ -212,6 +237,8 @@ class CatalogService:
                 except QueryTimedOut:
                     break
                 await self._add_part(device, collection, question, part)
+                if collection.reached:
+                    slot.release()
                 timeout_s = self._linger_s if collection.reached else self._settings.gap_timeout_s
         if not collection.parts:
             collection.reason = "no answer"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Row, delete, select
@@ -27,7 +27,6 @@ _LIMITS = {
     }
     for table in (devices, channels)
 }
-_PROFILE_FIELDS = tuple(item.name for item in fields(Profile))
 _TIMES = ("media_proof_at", "deleted_at", "added_at", "updated_at", "reported_at")
 LOAD_AT_ONCE = 500
 
@@ -44,7 +43,7 @@ def device_row(device: Device, secret: DeviceSecret | None) -> dict[str, Any]:
             "firmware": device.firmware,
             "edition": device.edition,
             "user_agent": device.user_agent,
-            "profile": {name: getattr(device.profile, name) for name in _PROFILE_FIELDS},
+            "profile": device.profile.to_dict(),
             "provisioned": device.provisioned,
             "ha1": secret.to_dict() if secret is not None else None,
             "state": device.state.value,
@@ -63,8 +62,11 @@ def device_row(device: Device, secret: DeviceSecret | None) -> dict[str, Any]:
     )
 
 
+_channel_values = attrgetter(*_CHANNEL_COLUMNS)
+
+
 def channel_row(channel: Channel) -> dict[str, Any]:
-    row = {name: getattr(channel, name) for name in _CHANNEL_COLUMNS}
+    row = dict(zip(_CHANNEL_COLUMNS, _channel_values(channel), strict=True))
     row["kind"] = channel.kind.value
     row["parent_ids"] = list(channel.parent_ids)
     return _cut("channels", row)
@@ -139,7 +141,7 @@ def _device(row: Row[Any]) -> Device:
         firmware=row.firmware,
         edition=row.edition,
         user_agent=row.user_agent,
-        profile=_profile(row.profile),
+        profile=Profile.from_dict(row.profile),
         provisioned=row.provisioned,
         state=State(row.state),
         offline_cause=row.offline_cause,
@@ -154,12 +156,6 @@ def _device(row: Row[Any]) -> Device:
         catalog_at=aware(row.catalog_at),
         catalog_complete=row.catalog_complete,
     )
-
-
-def _profile(stored: dict[str, Any]) -> Profile:
-    profile = Profile(**{name: value for name, value in stored.items() if name in _PROFILE_FIELDS})
-    profile.allowed_networks = tuple(profile.allowed_networks)
-    return profile
 
 
 def _channel(row: Row[Any]) -> Channel:
