@@ -15,6 +15,7 @@ from media.es import AudioDepacketizer, Payloads, VideoDepacketizer
 from media.ps import PsDemuxer
 from media.runs import Run
 from media.specs import PayloadFormat
+from media.timeline import Timeline
 from media.ts import TsDemuxer, looks_like_ts
 from media.unit import ENCODINGS, AccessUnit, Codec
 
@@ -83,6 +84,14 @@ class TsDecoder:
         return self.ts.feed(b"".join(payloads), rtp_timestamp, gap=gap, now=now)
 
 
+def _timeline(decoder: Decoder) -> Timeline | None:
+    if isinstance(decoder, PsDecoder):
+        return decoder.ps.timeline
+    if isinstance(decoder, TsDecoder):
+        return decoder.ts.timeline
+    return decoder.timeline if isinstance(decoder, VideoDepacketizer) else None
+
+
 class Content:
     """One session's packets as frames and units.
 
@@ -122,6 +131,12 @@ class Content:
     @property
     def resyncs(self) -> int:
         return sum(decoder.resyncs for decoder in self._decoders.values())
+
+    @property
+    def jumps(self) -> int:
+        """How often a sender's clock was found elsewhere than before."""
+        timelines = map(_timeline, self._decoders.values())
+        return sum(timeline.jumps for timeline in timelines if timeline is not None)
 
     @property
     def audio_announced(self) -> bool:

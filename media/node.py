@@ -49,6 +49,7 @@ from media.specs import (
     NodeConfig,
     NodeEvent,
     NodeStats,
+    PlaybackEnded,
     PlayPosition,
     ReceiverInfo,
     ReceiverSpec,
@@ -285,6 +286,7 @@ class Node:
             on_fault=lambda kind, detail: self.emit(StreamFault(stream_id=stream_id, kind=kind, detail=detail)),
             clock=self._clock,
         )  # fmt: skip
+        source.on_played = lambda at: self.emit(PlaybackEnded(stream_id=stream_id, position_s=at))
         try:
             info = source.open()
         except NoPort as error:
@@ -342,6 +344,8 @@ class Node:
     async def control_input(self, stream_id: str, control: InputControl) -> PlayPosition:
         """Pause, move or turn a recording. MediaError: not_found, unsupported for a stream that is none."""
         source = self._entry(stream_id).source
+        if isinstance(source, GbSource):
+            return source.control(control)
         if not isinstance(source, RecordingSource):
             raise MediaError("unsupported", f"stream {stream_id} is no recording")
         return await source.control(control)

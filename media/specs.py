@@ -40,6 +40,14 @@ class PayloadFormat(Record):
     clock_rate_hz: int = 90000
 
 
+class HistorySpec(Record):
+    """The receiver gets a recording of this length that a device plays. ``keep_times``: a download, whose units keep
+    the times of the recording; else they are brought to those of the playing at its speed."""
+
+    length_s: Annotated[float, Field(gt=0)]
+    keep_times: bool = False
+
+
 class ReceiverSpec(Record):
     """Ask a node to open one receiving stream.
 
@@ -54,8 +62,11 @@ class ReceiverSpec(Record):
     remote_host: str | None = None
     payloads: tuple[PayloadFormat, ...] = (PayloadFormat(number=96),)
     shared_port: bool = False
+    strict_ssrc: bool = False
     no_rtp_timeout_s: float = 15.0
     idle_grace_s: float = 10.0
+    history: HistorySpec | None = None
+    """None: live pictures."""
 
 
 class ReceiverInfo(Record):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from media import rtp
 from media.content import Content
+from media.errors import MediaError
 from media.host_check import kernel_drops
 from media.ingest import Ingest
 from media.key_watch import KeyWatch
@@ -26,16 +27,28 @@ from media.readers.relay import Relay
 from media.reports import ReceptionReports
 from media.rfc4571 import Framing, frame
 from media.runs import Run
+from media.sources.history import HistoryClock
 from media.sources.shared_port import SharedPort
 from media.sources.steady import Steady
 from media.sources.tcp_input import Address, TcpInput
-from media.specs import ReceiverInfo, ReceiverSpec, ReceiverUpdate, StreamStats, Transport
+from media.specs import (
+    InputControl,
+    PlayPosition,
+    ReceiverInfo,
+    ReceiverSpec,
+    ReceiverUpdate,
+    StreamStats,
+    Transport,
+)
 from media.stream import Stream
 from media.tcp import dial, tune
 from media.unit import AccessUnit
 
 log = logging.getLogger(__name__)
 
+PLAYED_SILENCE_S = 2.0
+PLAYED_NEAR_S = 2.0
+"""So near its end a recording counts as played when nothing comes any more."""
 RELATCH_S = 2.0
 """After this silence of the latched source a stranger with the same SSRC takes its place (NAT rebinding)."""
 _DRAIN_LIMIT = ARENA_BYTES - 64 * 1024
@@ -94,6 +107,12 @@ class GbSource:
         self._dialling: asyncio.Task[None] | None = None
         self._lost_told = False
         self._alive_mono = clock()
+        history = spec.history
+        self.history = HistoryClock(history.length_s, keep_times=history.keep_times) if history else None
+        self.on_played: Callable[[float], None] = lambda position_s: None
+        """Told once when a recording has been played to its end, as far as can be seen from the media."""
+        self._played = False
+        self._jumps = 0
         self._reports = ReceptionReports()
         self._reporter: Address | None = None
         self.ingest = Ingest(
@@ -200,7 +219,8 @@ class GbSource:
         if last is not None and last > self._alive_mono:
             self._alive_mono = last
             self._lost_told = False
-        if not self.paused and now - self._alive_mono > self.spec.no_rtp_timeout_s:
+        self._check_played(now)
+        if not self.paused and not self._played and now - self._alive_mono > self.spec.no_rtp_timeout_s:
             self._lose("no_rtp")
         for connection in tuple(self._connections):
             if connection is not self._chosen and now - connection.opened_mono > max(
@@ -214,6 +234,46 @@ class GbSource:
             self._steady.enter(self._lease.rtp, name, self._stride, self.relays)
         if self._reports.due(now):
             self._send_report(now)
+
+    # --- a recording that a device plays -----------------------------------------------------------------------
+
+    def control(self, control: InputControl) -> PlayPosition:
+        """The device obeyed such an order. MediaError(unsupported) for live pictures."""
+        history = self.history
+        if history is None:
+            raise MediaError("unsupported", f"stream {self.spec.stream_id} is no recording")
+        if control.paused is not None:
+            self.paused = control.paused
+        if control != InputControl():
+            self._played, self._alive_mono = False, self._clock()
+            history.order(
+                self._clock(),
+                speed=control.speed,
+                position_s=control.position_s,
+                resumed=control.paused is False,
+            )
+        return PlayPosition(
+            stream_id=self.spec.stream_id, position_s=history.position_s, speed=history.speed,
+            paused=self.paused, ended=self._played,
+        )  # fmt: skip
+
+    def _on_its_clock(self, history: HistoryClock, unit: AccessUnit) -> bool:
+        jumps, self._jumps = self._jumps, self.content.jumps
+        return history.take(unit, jumped=jumps != self._jumps) is not None
+
+    def _check_played(self, now: float) -> None:
+        """Not every device says that it has sent all (field quirk 24): it goes on, or falls silent near the end."""
+        history = self.history
+        if history is None or self._played or self.paused:
+            return
+        silent = now - self._alive_mono > PLAYED_SILENCE_S
+        if history.speed < 0:
+            over = silent and history.position_s < PLAYED_NEAR_S
+        else:
+            over = history.overrun or (silent and history.position_s > history.length_s - PLAYED_NEAR_S)
+        if over:
+            self._played = True
+            self.on_played(history.position_s)
 
     def _lose(self, cause: str) -> None:
         if not self._lost_told:
@@ -247,6 +307,8 @@ class GbSource:
         """With relays alone there is nobody to demux for; the packets since the last key frame are kept anyway."""
         if self.resting or self.stream.readers or not self.relays or not self.stream.ready:
             return
+        if self.history is not None:
+            return  # its place in the recording is told by its pictures
         if self._watch.trusted and self.cache.has_key and self.content.mismatch is None:
             self.resting = True
             self.stream.rest()
@@ -285,6 +347,8 @@ class GbSource:
             self.cache.cut(first_index)
         if self.content.audio_announced:
             self.stream.audio_announced = True
+        if self.history is not None and not self._on_its_clock(self.history, unit):
+            return
         self.stream.publish(unit)
 
     def feed(
@@ -575,4 +639,5 @@ class GbSource:
             relay_drops=self.relay_drops_before + sum(relay.dropped for relay in self.relays),
             kernel_drops=0 if self._lease is None or self._number < 0 else kernel_drops(self._lease.rtp),
             last_packet_age_s=None if last is None else max(0.0, now - last), media_mismatch=self.content.mismatch,
+            position_s=None if self.history is None else self.history.position_s,
         )  # fmt: skip
