@@ -343,6 +343,15 @@ class S3Settings(Section):
     keep_local: bool = True
     """False: the file leaves its disk when the object is safe."""
     uploads_at_once: Annotated[int, Field(ge=1, le=16)] = 2
+    cache_directory: Path | None = None
+    """Where files that are only there are brought back for playing; None: storage.directory/s3-cache."""
+    cache_bytes: Annotated[int, Field(ge=1024**2)] = 20 * 1024**3
+    """Most that lies there; what was not played for the longest goes first."""
+    cache_reserve_bytes: Annotated[int, Field(ge=0)] = 2 * 1024**3
+    """So much stays free on the cache's disk."""
+    fetch_timeout_s: Annotated[float, Field(gt=0, le=600)] = 20.0
+    """So long a playback or download waits for a file; then 504, and the fetch goes on."""
+    fetches_at_once: Annotated[int, Field(ge=1, le=16)] = 4
 
 
 class RecordingSettings(Section):
@@ -511,6 +520,7 @@ class Settings(Section):
 
     sip: SipSettings = SipSettings()
     registration: RegistrationSettings = RegistrationSettings()
+    redirect: RedirectSettings = RedirectSettings()
     heartbeat: HeartbeatSettings = HeartbeatSettings()
     catalog: CatalogSettings = CatalogSettings()
     media: MediaSettings = MediaSettings()

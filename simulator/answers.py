@@ -9,21 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from simulator import answers_aim, answers_state
+from simulator import answers_aim, answers_state, configuration
 from simulator.answer_table import DOERS, MAKERS, answers
 from simulator.records import RecordBook
 from sip.manscdp import (
-    BasicParam,
     Body,
     BroadcastNotify,
     BroadcastResponse,
     CatalogItem,
     CatalogQuery,
     CatalogResponse,
-    ConfigDownloadQuery,
-    ConfigDownloadResponse,
-    DeviceConfig,
-    DeviceConfigResponse,
     DeviceControl,
     DeviceControlResponse,
     RecordInfoQuery,
@@ -32,7 +27,7 @@ from sip.manscdp import (
 if TYPE_CHECKING:
     from simulator.device import Channel, SimulatedDevice
 
-SUBJECTS = (answers_aim, answers_state)
+SUBJECTS = (answers_aim, answers_state, configuration)
 """Files whose functions are entered in the table by being imported."""
 
 
@@ -130,26 +125,6 @@ def control(device: SimulatedDevice, body: DeviceControl) -> list[Body]:
     if not body.wants_response:
         return []
     return [DeviceControlResponse(sn=body.sn, device_id=body.device_id, result=result)]
-
-
-@answers(ConfigDownloadQuery)
-def config(device: SimulatedDevice, query: ConfigDownloadQuery) -> list[Body]:
-    settings = device.options.register
-    basic = BasicParam(
-        name=device.name,
-        expiration=settings.expires_s,
-        heartbeat_interval=round(settings.heartbeat_s),
-        heartbeat_count=settings.heartbeat_count,
-    )
-    return [ConfigDownloadResponse(sn=query.sn, device_id=query.device_id, basic_param=basic)]
-
-
-@answers(DeviceConfig)
-def configured(device: SimulatedDevice, body: DeviceConfig) -> list[Body]:
-    settings = device.options.register
-    if body.basic_param is not None and body.basic_param.heartbeat_interval:
-        settings.heartbeat_s = body.basic_param.heartbeat_interval
-    return [DeviceConfigResponse(sn=body.sn, device_id=body.device_id)]
 
 
 @answers(BroadcastNotify)

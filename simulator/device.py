@@ -16,10 +16,12 @@ from simulator.answers import AnswerBook, broken_xml
 from simulator.answers_aim import moved
 from simulator.calls import Call, Calls
 from simulator.condition import Condition
+from simulator.configuration import Configuration
 from simulator.faults import Faults
 from simulator.notices import Notices, kind_of_subscription
 from simulator.register import RegisterSettings, Registration
 from simulator.sending import Pictures
+from simulator.snapshots import Snapshots
 from sip import ptz
 from sip.endpoint import (
     Endpoint,
@@ -165,6 +167,8 @@ class SimulatedDevice:
         )
         self.calls = Calls(self)
         self.notices = Notices(self)
+        self.configuration = Configuration(self)
+        self.snapshots = Snapshots(self)
         self.condition = Condition()
         self.answers = AnswerBook(self)
 
@@ -183,6 +187,7 @@ class SimulatedDevice:
     async def stop(self, *, unregister: bool = True) -> None:
         """BYE all calls, unregister, close the port."""
         self.notices.close()
+        self.snapshots.close()
         await self.calls.close()
         await self.registration.stop(unregister=unregister)
         await self.endpoint.close(drain_s=0.1)
@@ -190,6 +195,7 @@ class SimulatedDevice:
     async def vanish(self) -> None:
         """Gone without a word: no BYE, no unregister."""
         self.notices.close()
+        self.snapshots.close()
         self.calls.abandon()
         await self.registration.stop(unregister=False)
         await self.endpoint.close(drain_s=0.0)

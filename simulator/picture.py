@@ -286,6 +286,17 @@ class TestPicture:
             raise RuntimeError("this encoder reorders frames; use encoded_loop()")
         return units[0]
 
+    def jpeg(self, index: int = 0, *, now_unix: float | None = None) -> bytes:
+        """Frame ``index`` as a JPEG, with the clock at ``now_unix`` (default: now)."""
+        if self._canvas is None:
+            self._canvas = _Canvas(self.settings)
+        pixels = self._canvas.paint(index, time.time() if now_unix is None else now_unix)
+        frame = av.VideoFrame.from_ndarray(pixels, format="yuv420p").reformat(format="yuvj420p")
+        encoder = av.CodecContext.create("mjpeg", "w")
+        encoder.width, encoder.height, encoder.pix_fmt = frame.width, frame.height, "yuvj420p"
+        encoder.time_base = Fraction(1, self.settings.rate)
+        return b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
+
     def encoded_loop(self, seconds: float = 2.0) -> list[AccessUnit]:
         """Some seconds encoded once per settings, starting with a key frame; fresh records, shared bytes.
 
@@ -294,8 +305,10 @@ class TestPicture:
         return [replace(unit) for unit in _encode_loop(self.settings, round(seconds * self.settings.rate))]
 
     def _encode(self, index: int, *, key: bool, now_unix: float) -> list[AccessUnit]:
-        if self._encoder is None or self._canvas is None:
-            self._encoder, self._canvas = _open_encoder(self.settings), _Canvas(self.settings)
+        if self._encoder is None:
+            self._encoder = _open_encoder(self.settings)
+        if self._canvas is None:
+            self._canvas = _Canvas(self.settings)
         pixels = self._canvas.paint(index, now_unix)
         frame = av.VideoFrame.from_ndarray(pixels, format="yuv420p")
         frame.pts = index * TICKS_PER_S // self.settings.rate

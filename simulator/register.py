@@ -76,6 +76,7 @@ class Registration:
         self._call_id = secrets.token_hex(12)
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._new_pace = False
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -94,6 +95,11 @@ class Registration:
         """Register anew at once under a new Call-ID, as after a restart of the device."""
         self._call_id = secrets.token_hex(12)
         self.registered.clear()
+        self._wake.set()
+
+    def keep_pace(self) -> None:
+        """The heartbeat's interval was changed: one beat now, the next ones in the new interval."""
+        self._new_pace = True
         self._wake.set()
 
     async def _run(self) -> None:
@@ -138,6 +144,7 @@ class Registration:
         refresh_mono = time.monotonic() + self.granted_s * self.settings.refresh_at
         missed = 0
         self._wake.clear()
+        self._new_pace = False
         while True:
             until_refresh_s = refresh_mono - time.monotonic()
             if until_refresh_s <= 0 and not self.faults.no_reregister:
@@ -147,7 +154,10 @@ class Registration:
                 wait_s = min(wait_s, until_refresh_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), wait_s)
-                return
+                if not self._new_pace:
+                    return
+                self._new_pace = False
+                self._wake.clear()
             due = time.monotonic() >= refresh_mono and not self.faults.no_reregister
             if due or self.faults.no_heartbeat:
                 continue
