@@ -10,7 +10,9 @@ from media.runs import Run
 
 _HEAD = 64
 _AGREED_UNITS = 12
-_AGREED_KEYS = 2
+_AGREED_KEYS = 1
+_DOUBTED_KEYS = 2
+"""More key frames that must agree once the watch was in doubt."""
 
 
 class KeyWatch:
@@ -25,11 +27,13 @@ class KeyWatch:
         self._units = 0
         self._keys = 0
         self._failed = False
+        self._wanted_keys = _AGREED_KEYS
+        self._doubted = False
 
     @property
     def trusted(self) -> bool:
         """Every key frame so far was seen, and nothing else was taken for one."""
-        return not self._failed and self._units >= _AGREED_UNITS and self._keys >= _AGREED_KEYS
+        return not self._failed and self._units >= _AGREED_UNITS and self._keys >= self._wanted_keys
 
     def take(self, run: Run) -> list[int]:
         """Look at the frames that begin in ``run``."""
@@ -52,6 +56,14 @@ class KeyWatch:
         self._failed = self._failed or key != (first_index == self._marked)
         self._units += 1
         self._keys += key
+
+    def doubt(self) -> bool:
+        """No key frame was seen for very long: compare anew. True the first time; later the group is simply that long."""
+        if self._doubted:
+            return False
+        self._doubted = True
+        self._wanted_keys = self._keys + _DOUBTED_KEYS
+        return True
 
     @property
     def standing(self) -> tuple[int, int | None]:

@@ -73,6 +73,7 @@ log = logging.getLogger(__name__)
 
 CHECK_S = 0.5
 SHUTDOWN_S = 6.0
+COLLECT_S = 20.0
 DRAIN_S = 2.0
 """Packets that wait in relays get so much time to leave when the node is stopped."""
 _COUNTERS = tuple(
@@ -539,7 +540,11 @@ async def serve(config: NodeConfig) -> None:
         sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()
         _watch_stdin(stopped.set)
-        await node.run_until(stopped)
+        collecting = asyncio.create_task(_collect_cycles())
+        try:
+            await node.run_until(stopped)
+        finally:
+            collecting.cancel()
         log.info("event=node_stopping node_id=%s", config.node_id)
         await node.drain()
     finally:
@@ -550,15 +555,21 @@ def main() -> int:
     """Entry point; 2 for a configuration that cannot be read, 1 for an address that is taken."""
     try:
         config = NodeConfig.model_validate_json(sys.stdin.buffer.readline())
+async def _collect_cycles() -> None:
+    """What ended streams and viewers leave behind goes at a pace of its own: a look at everything takes milliseconds."""
+    while True:
+        await asyncio.sleep(COLLECT_S)
+        gc.collect()
+
+
     except ValidationError as error:
         sys.stderr.write(f"the node's configuration is wrong: {error}\n")
         return 2
     logs.configure(config.node_id, level=config.log_level, form=config.log_format)
-    # Per-packet garbage is freed by reference counts; the cycle collector only has to look now and then. What streams
-    # and viewers leave behind are cycles with buffers: with whole collections rarer than this they add up to hundreds
-    # of megabytes (benchmarks/soak.py).
+    # Per-packet garbage is freed by reference counts. What streams and viewers leave behind are cycles with buffers;
+    # left to the collector's own judgement they add up to hundreds of megabytes (benchmarks/soak.py).
     gc.freeze()
-    gc.set_threshold(50_000, 20, 5)
+    gc.set_threshold(50_000, 20, 1_000_000)
     try:
         asyncio.run(serve(config))
     except (OSError, PumpMissing) as error:

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 TICK_S = 0.005
 LONGEST_TICK_S = 0.008
 """A busy pump looks less often: larger batches cost less for each packet."""
+LONGEST_SHARE = 100
+"""Paced output catches up with at most half a second of lateness at once."""
 IDLE_TICKS = 12
 """Empty ticks before the pump goes back to sleep: 60 ms, longer than one picture at 25 per second."""
 ARENA_BYTES = 1024 * 1024
@@ -67,6 +69,8 @@ class Pump:
         self.lag_s = 0.0
         """How late the latest tick was; the worst of the last second is in :attr:`worst_lag_s`."""
         self.worst_lag_s = 0.0
+        self.share = 1
+        """How many times 5 ms have passed since the tick before: paced work may send so many times its share."""
         self._loop = loop or asyncio.get_running_loop()
         self._epoll = select.epoll()
         self._drains: dict[int, Callable[[float], None]] = {}
@@ -184,12 +188,15 @@ class Pump:
             return
         self._loop.remove_reader(self._epoll.fileno())
         self._empty = 0
-        self._due = self._loop.time() + TICK_S
+        self._began = self._loop.time()
+        self._due = self._began + TICK_S
         self._timer = self._loop.call_at(self._due, self._tick)
 
     def _tick(self) -> None:
         now = time.monotonic()
         self.ticks += 1
+        # A pump that is late must send what has come meanwhile; else all waits behind it, is copied, and it gets later.
+        self.share = max(1, min(int((now - self._began) / TICK_S), LONGEST_SHARE))
         self._began = now
         self.lag_s = max(0.0, now - self._due)
         self.worst_lag_s = max(self.worst_lag_s, self.lag_s)

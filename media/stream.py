@@ -214,6 +214,7 @@ class Stream:
             if not waiter.done():
                 waiter.set_exception(StreamEnded(cause))
         self._clear_gop()
+        self._last_key = None
 
     def _note_video(self, unit: AccessUnit) -> None:
         self.video_units += 1

@@ -161,6 +161,7 @@ cdef enum:
     UDP_SEGMENT = 103
     TICKS_PER_SECOND = 90000
     IDLE_TICKS = 12         # empty ticks before the thread sleeps until a packet comes
+    LONGEST_SHARE = 100     # half a second of lateness is made up for at once
 
 cdef enum:                  # what a visit to a lane ended with
     EMPTY = 0
@@ -649,11 +650,11 @@ cdef void keep_odd(State *lane, Batch *batch, int first, int count) noexcept nog
         at += length
 
 
-cdef int visit(State *lane, Batch *batch, double now) noexcept nogil:
+cdef int visit(State *lane, Batch *batch, double now, int64_t share) noexcept nogil:
     """Read one lane until it is empty, odd, or has had its share of this tick."""
     cdef int wanted, count, plain, number, key
     cdef int64_t index
-    cdef int64_t left = lane.paced_bytes if lane.held else lane.burst_bytes
+    cdef int64_t left = share * (lane.paced_bytes if lane.held else lane.burst_bytes)
     lane.held = 0
     while True:
         wanted = min(<int> BATCH, max(1, <int> (left // lane.stride)))
@@ -966,11 +967,23 @@ cdef class Sweep:
             self._run(<long long> (tick_s * 1e9))
 
     cdef void _run(self, long long tick_ns) noexcept nogil:
-        cdef timespec now, due
+        cdef timespec now, due, began
+        cdef long long passed_ns
+        cdef int64_t share = 1  # how many ticks' worth of bytes each lane may send: a late thread makes up for it
         cdef int empty = 0
         clock_gettime(CLOCK_MONOTONIC, &due)
+        began = due
         while not self.stopping:
-            if self._sweep(0 if empty < IDLE_TICKS else -1):
+            if empty >= IDLE_TICKS:
+                share = 1
+            else:
+                clock_gettime(CLOCK_MONOTONIC, &now)
+                passed_ns = (now.tv_sec - began.tv_sec) * <long long> 1000000000 + now.tv_nsec - began.tv_nsec
+                share = max(<int64_t> 1, min(<int64_t> (passed_ns // tick_ns), <int64_t> LONGEST_SHARE))
+                began = now
+            if self._sweep(0 if empty < IDLE_TICKS else -1, share):
+                if empty >= IDLE_TICKS:
+                    clock_gettime(CLOCK_MONOTONIC, &began)
                 empty = 0
             else:
                 empty += 1
@@ -984,7 +997,7 @@ cdef class Sweep:
                 due = now
             clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &due, NULL)
 
-    cdef int _sweep(self, int timeout) noexcept nogil:
+    cdef int _sweep(self, int timeout, int64_t share) noexcept nogil:
         """Serve every readable lane; the number of readable descriptors."""
         cdef epoll_event events[EVENTS]
         cdef timespec clock
@@ -1005,7 +1018,7 @@ cdef class Sweep:
                 continue
             pthread_mutex_lock(&lane.lock)
             pthread_mutex_unlock(&self.lock)
-            result = visit(lane, self.batch, now)
+            result = visit(lane, self.batch, now, share)
             pthread_mutex_unlock(&lane.lock)
             if result == ODD:
                 self._drop(number, lane)

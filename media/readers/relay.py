@@ -172,7 +172,7 @@ class Relay:
             if run.arrival != self._burst_mono:
                 self._burst_mono, self._burst_bytes = run.arrival, 0
             self._burst_bytes += len(run.sizes) * run.sizes[0]
-            if self._burst_bytes <= BURST_BYTES or self._tcp is not None:
+            if self._burst_bytes <= BURST_BYTES * self._pump.share or self._tcp is not None:
                 self._transmit(run)
                 return
             self._live = False
@@ -198,7 +198,7 @@ class Relay:
 
     def _tick(self, now: float) -> bool:
         """Paced work: the cached packets or a large burst, then the backlog of a slow TCP peer."""
-        budget = max(PACED_BYTES, self._pending_bytes // 64)
+        budget = max(PACED_BYTES * self._pump.share, self._pending_bytes // 64)
         while self._pending and budget > 0:
             if self._tcp is not None and self._tcp.backlog_bytes > TCP_BACKLOG_BYTES // 2:
                 break

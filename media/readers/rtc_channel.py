@@ -20,6 +20,8 @@ from media.unit import AccessUnit, Codec
 PACE_BIT_S = 40_000_000
 """Bursts (key frames, the cached start) leave at this rate: unpaced ones overrun receive buffers."""
 PACE_SLACK_S = 0.004
+PACE_LATE_S = 0.5
+"""A pump that comes late makes up for so much at once."""
 PENDING_BYTES = 12 * 1024 * 1024
 """More than this waiting for one viewer, and all is dropped up to the next key frame."""
 BACKLOG_UNITS = 12
@@ -51,8 +53,13 @@ class Pacer:
     def ready(self, now: float) -> bool:
         return self._due - now <= PACE_SLACK_S
 
+    def begin(self, now: float) -> None:
+        """Something is to be sent after nothing was."""
+        self._due = max(self._due, now)
+
     def sent(self, size: int, now: float) -> None:
-        self._due = max(self._due, now) + size * self._per_byte_s
+        """While something waits, the time that passes counts, also when nobody looked in time."""
+        self._due = max(self._due, now - PACE_LATE_S) + size * self._per_byte_s
 
 
 @dataclass(slots=True)
@@ -133,6 +140,8 @@ class Outbox:
         self._pump.forget(self)
 
     def _append(self, packets: UnitPackets, stamp: int) -> None:
+        if not self._pending:
+            self._pacer.begin(self._clock())
         self._pending.append(_Waiting(packets, stamp))
         self._bytes += packets.bytes
         self._last_stamp = stamp

@@ -228,6 +228,8 @@ class GbSource:
             ):
                 connection.close()
                 self._connections.remove(connection)
+        if self.resting and (self._steady.overflown or not self.cache.keeping) and self._watch.doubt():
+            self._wake()
         self._rest_if_unwatched()
         if self.resting and self._lease is not None and self._source_names:
             name = bytes(self._source_names[: len(self._source_names) // SLOTS])

@@ -50,6 +50,8 @@ class Steady:
         self._lane: Lane | None = None
         self._stride = 0
         self._relays: tuple[Relay, ...] = ()
+        self.overflown = False
+        """The lane has seen more packets since the last key frame than may be kept."""
 
     def enter(self, sock: socket.socket, name: bytes, stride: int, relays: list[Relay]) -> None:
         """Hand over, when session and relays are in a plain state. ``name`` is the sender's raw address."""
@@ -79,8 +81,9 @@ class Steady:
             return
         (
             (packets, size, video, audio, keys),
-            (index, expected, stamp, arrival, jitter, transit, marked, watched, _),
+            (index, expected, stamp, arrival, jitter, transit, marked, watched, cut),
         ) = lane.counters()
+        self.overflown = cut == _OVERFLOWN
         if packets:
             self._ingest.moved_on(packets, size, Standing(index, expected, stamp, arrival, jitter, transit))
             self._watch.moved_on(video, audio, keys, marked, watched)
@@ -96,6 +99,7 @@ class Steady:
         self.settle()
         self._lane = None
         self._relays = ()
+        self.overflown = False
         self._take_kept(lane)
         odd = lane.odd()
         if odd:  # the lane was left already, and we had not heard of it

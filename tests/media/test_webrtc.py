@@ -383,6 +383,7 @@ def test_packets_are_made_once_and_forgotten_in_time() -> None:
 
 def test_a_burst_is_paced_and_live_packets_are_not() -> None:
     pacer, now = Pacer(8_000_000), 100.0  # 1 byte per microsecond
+    pacer.begin(now)
     for _ in range(10):
         while not pacer.ready(now):
             now += 0.001
@@ -390,6 +391,25 @@ def test_a_burst_is_paced_and_live_packets_are_not() -> None:
     assert now - 100.0 >= 0.15
     now += 0.05
     assert pacer.ready(now)
+
+
+def test_a_pacer_that_is_asked_late_makes_up_for_the_time_that_passed() -> None:
+    pacer, now = Pacer(8_000_000), 100.0
+    pacer.begin(now)
+    sent = []
+    for tick_s in (0.1, 0.1, 5.0):
+        now += tick_s
+        sent.append(0)
+        while pacer.ready(now):
+            pacer.sent(20_000, now)
+            sent[-1] += 20_000
+    assert 100_000 <= sent[0] <= 130_000
+    assert 80_000 <= sent[1] <= 120_000
+    assert sent[2] <= 530_000  # half a second's worth at most
+    now += 60.0
+    pacer.begin(now)
+    pacer.sent(20_000, now)
+    assert not pacer.ready(now)  # what was not used while nothing waited is gone
 
 
 def test_the_history_covers_a_second() -> None:

@@ -29,6 +29,9 @@ WHOLE = 1 << 30
 class Ticks(Protocol):
     """What is used of the node's pump."""
 
+    @property
+    def share(self) -> int: ...
+
     def every_tick(self, owner: object, work: Callable[[float], bool]) -> None: ...
 
     def forget(self, owner: object) -> None: ...
@@ -125,7 +128,7 @@ class Feed:
                 return
             self._needs_key = False
         size = len(packed.data)
-        if not self._pending and size <= BURST_BYTES and not self._held_back:
+        if not self._pending and size <= BURST_BYTES * self._ticks.share and not self._held_back:
             output.send(packed, WHOLE)
             return
         if self._pending_bytes + size > self._limit:
@@ -149,7 +152,7 @@ class Feed:
 
     def _tick(self, now: float) -> bool:
         """Paced work: a share of what waits."""
-        budget = max(PACED_BYTES, self._pending_bytes // 64)
+        budget = max(PACED_BYTES * self._ticks.share, self._pending_bytes // 64)
         while self._pending and budget > 0:
             if self._held_back:
                 return False  # wake() goes on

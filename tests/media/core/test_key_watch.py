@@ -48,6 +48,32 @@ def test_a_sender_without_system_headers_is_not_trusted(h264_units: list[AccessU
     assert not watch.trusted
 
 
+def test_a_sender_that_marks_its_first_key_frame_only_is_found_out(h264_units: list[AccessUnit]) -> None:
+    watch, all_runs = KeyWatch(), runs(h264_units)
+    for run, unit in zip(all_runs, h264_units, strict=True):
+        if run.index == 0 or not unit.key:
+            watch.take(run)
+        watch.compare(unit.key and run.index == 0, run.index, damaged=False)
+    assert watch.trusted
+    assert watch.doubt()
+    assert not watch.trusted
+    watch.compare(True, all_runs[25].index, damaged=False)
+    assert not watch.trusted
+    assert not watch.doubt()
+
+
+def test_a_watch_in_doubt_is_trusted_again_after_two_more_key_frames(h264_units: list[AccessUnit]) -> None:
+    watch, trusted = KeyWatch(), []
+    for turn in range(2):
+        for run, unit in zip(runs(h264_units), h264_units, strict=True):
+            watch.take(run)
+            watch.compare(unit.key, run.index, damaged=False)
+        trusted.append(watch.trusted)
+        assert watch.doubt() == (turn == 0)
+    assert trusted == [True, True]
+    assert watch.trusted
+
+
 def test_sound_packs_are_told_from_pictures() -> None:
     watch = KeyWatch()
     for run in runs([AccessUnit(Codec.PCMA, n * 3600, n * 3600, False, b"\xd5" * 320) for n in range(3)]):

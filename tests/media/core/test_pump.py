@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import socket
 import struct
+import time
 
 import pytest
 
 from media import mmsg
 from media.mmsg import BatchReceiver, address_of
 from media.packet_cache import PacketCache
-from media.pump import Pump, UdpOutput, mark_payload_type, probe_gso, rewrite
+from media.pump import TICK_S, Pump, UdpOutput, mark_payload_type, probe_gso, rewrite
 from media.rtp import build, parse
 from media.runs import Run
 from media.tcp import TcpOutput, _with_lengths
@@ -202,6 +204,27 @@ async def test_paced_work_runs_on_each_tick_until_it_is_done() -> None:
     assert len(turns) == 5
     assert turns == sorted(turns)
     pump.close()
+
+
+async def test_the_share_of_paced_work_follows_the_time_that_passed() -> None:
+    pump = Pump()
+    shares: list[tuple[int, float]] = []
+    done = asyncio.Event()
+
+    def work(now: float) -> bool:
+        shares.append((pump.share, now))
+        if len(shares) == 3:
+            time.sleep(0.2)  # the loop is kept busy by something else
+        if len(shares) == 4:
+            done.set()
+        return len(shares) < 4
+
+    pump.every_tick(shares, work)
+    await asyncio.wait_for(done.wait(), 5)
+    pump.close()
+    assert 40 <= shares[3][0] <= 100
+    for (_, before), (share, now) in itertools.pairwise(shares):
+        assert share == max(1, min(int((now - before) / TICK_S), 100))
 
 
 def test_the_cache_holds_the_packets_since_the_key_frame_and_not_more() -> None:

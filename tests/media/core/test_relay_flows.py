@@ -291,6 +291,41 @@ async def test_an_unwatched_stream_is_relayed_without_demuxing_until_somebody_lo
     assert gb.stream.video_units > units
 
 
+async def test_a_stream_whose_key_frames_stop_being_marked_is_looked_into_again(
+    running_node, links, sender_of, h264_units
+) -> None:
+    """The packets since the last marked key frame outgrow the cache: nobody would get a picture at once any more."""
+    source = await camera(running_node, links, UDP)
+    sink = await upper(running_node, links, UDP)
+    gb = running_node.node._entries["s"].source
+    gb.cache.limit_bytes = 300_000
+    sender = sender_of(h264_units)
+    sent: list[bytes] = []
+
+    async def play(*, marked: bool) -> None:
+        for packets in sender.frames():
+            if not marked and b"\x00\x00\x01\xbb" in packets[0][:60]:
+                packets = [packet.replace(b"\x00\x00\x01\xbb", b"\x00\x00\x01\xbf").replace(
+                    b"\x00\x00\x01\xbc", b"\x00\x00\x01\xbf") for packet in packets]  # fmt: skip
+            sent.extend(packets)
+            await source.send(packets)
+            await asyncio.sleep(0.001)
+
+    await play(marked=True)
+    async with asyncio.timeout(10):
+        while not gb.resting:
+            await asyncio.sleep(0.05)
+    async with asyncio.timeout(30):
+        while gb.resting:
+            await play(marked=False)
+            await asyncio.sleep(0.1)
+    await play(marked=False)
+    await asyncio.sleep(1.2)
+    assert not gb.resting
+    assert gb.stream.gop()
+    verify(await sink.receive(len(sent)), sent)
+
+
 @pytest.mark.parametrize("outbound", [PASSIVE, ACTIVE])
 async def test_a_platform_that_hangs_up_ends_its_relay(
     running_node, links, sender_of, h264_units, outbound

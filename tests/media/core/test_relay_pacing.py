@@ -48,6 +48,7 @@ class Bench:
         return Lease()
 
     released = False
+    share = 1
 
     def every_tick(self, owner: object, work: Callable[[float], bool]) -> None:
         self.work = work
@@ -134,6 +135,27 @@ def test_usual_frames_are_not_held_back(udp_socket: socket.socket) -> None:
         bench.relay.forward(run, run.copy)
         assert len(received(udp_socket)) == 15
     assert bench.work is None
+    bench.relay.close()
+
+
+def test_a_pump_that_is_late_sends_what_has_come_meanwhile(udp_socket: socket.socket) -> None:
+    """Held to one tick's share on each late tick, everything would wait, be copied, and make the pump later still."""
+    udp_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    bench = Bench(udp_socket.getsockname())
+    bench.share = 10
+    for number in range(3):
+        for run in runs_of(500_000, index=358 * number, arrival=float(number)):
+            bench.relay.forward(run, run.copy)
+        assert len(received(udp_socket)) == 358
+    assert bench.work is None
+    bench.share = 1
+    for run in runs_of(500_000, index=358 * 3, arrival=3.0):
+        bench.relay.forward(run, run.copy)
+    assert bench.work is not None
+    received(udp_socket)
+    bench.share = 4
+    assert bench.work(0.0)
+    assert PACED_BYTES < sum(map(len, received(udp_socket))) <= 4 * PACED_BYTES + 1412
     bench.relay.close()
 
 
