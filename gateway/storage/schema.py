@@ -368,3 +368,12 @@ video_upload_rules = Table(  # what a device's VideoUploadNotify sets going, aga
     Column("action", String(8), nullable=False),  # off | keep | record
     Column("keep_s", Integer, nullable=False),
 )
+
+note_keys = Table(  # keys with which single peers sign their messages (Note header)
+    "note_keys",
+    metadata,
+    Column("role", String(8), primary_key=True),  # device | upper
+    Column("peer_id", String(32), primary_key=True),
+    Column("secret", String(512), nullable=False),  # needed in clear: it is hashed into each message
+    Column("settings", JSON, nullable=False),  # what else gateway.services.note_check.NoteRule holds
+)
