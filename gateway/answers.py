@@ -38,9 +38,11 @@ class Question:
         try:
             return await asyncio.wait_for(self._parts.get(), timeout_s)
         except TimeoutError:
-            raise QueryTimedOut(
+            failure = QueryTimedOut(
                 f"{self.peer_id} sent no answer to {self.cmd_type} SN {self.sn} in {timeout_s:g} s"
-            ) from None
+            )
+            failure.device_response = self._desk.said_last(self.peer_id)
+            raise failure from None
 
     def put(self, body: Body) -> bool:
         """False when the queue is full."""
@@ -66,6 +68,8 @@ class AnswerDesk:
         self._open: dict[QuestionKey, dict[int, Question]] = {}
         self._ended: OrderedDict[tuple[str, str, int], None] = OrderedDict()
         self._serial: dict[str, int] = {}
+        self._statuses: OrderedDict[str, str] = OrderedDict()
+        self._results: OrderedDict[str, str] = OrderedDict()
         self._first = random.randrange(1, 10_000)  # a restart must not meet late answers of the earlier life
         self.counts: Counter[str] = Counter()
 
@@ -100,8 +104,20 @@ class AnswerDesk:
             self._ended.popitem(last=False)
         self._ended[(*key, question.sn)] = None
 
+    def heard(self, peer_id: str, status: str) -> None:
+        """Remember a peer's final answer to one of our MESSAGEs, as ``200 OK to DeviceInfo``."""
+        _remember(self._statuses, peer_id, status)
+
+    def said_last(self, peer_id: str) -> str:
+        """The peer's last SIP answer and the last Result it gave, for people who ask why nothing happens."""
+        status, result = self._statuses.get(peer_id, ""), self._results.get(peer_id, "")
+        return "; last Result ".join(part for part in (status or "no SIP answer yet", result) if part)
+
     def answer(self, peer_id: str, body: Body) -> str:
         """Hand an answer to its question. Returns matched, guessed, late, unasked, or full (not taken)."""
+        result = getattr(body, "result", "")
+        if result:
+            _remember(self._results, peer_id, f"{result} to {body.cmd_type} SN {body.sn}")
         key = (peer_id, body.cmd_type.lower())
         verdict = self._answer(key, body)
         self.counts[verdict] += 1
@@ -132,4 +148,12 @@ class AnswerDesk:
 
     def forget(self, peer_id: str) -> None:
         """The peer was removed."""
-        self._serial.pop(peer_id, None)
+        for memory in (self._serial, self._statuses, self._results):
+            memory.pop(peer_id, None)
+
+
+def _remember(memory: OrderedDict[str, str], peer_id: str, text: str) -> None:
+    memory[peer_id] = text[:200]
+    memory.move_to_end(peer_id)
+    while len(memory) > REMEMBERED:
+        memory.popitem(last=False)

@@ -8,6 +8,8 @@ class GatewayError(Exception):
 
     cause = "failed"
     status = 500
+    device_response = ""
+    """What the device said last, for errors about a device: its SIP answer, and the last Result it gave."""
 
 
 class NotFound(GatewayError):
@@ -47,3 +49,13 @@ class QueryRefused(GatewayError):
     def __init__(self, message: str, sip_status: int) -> None:
         super().__init__(message)
         self.sip_status = sip_status
+
+
+class DeviceSilent(QueryRefused):
+    """The device did not even answer the MESSAGE."""
+
+    cause = "no_answer"
+    status = 504
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 408)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gateway.answers import AnswerDesk, Question
-from gateway.errors import DeviceIsOffline, NotSupported, QueryRefused
+from gateway.errors import DeviceIsOffline, DeviceSilent, NotSupported, QueryRefused
 from gateway.model import Device
 from sip.errors import TransactionTimeout, TransportFailed
 from sip.flow import Target
@@ -78,6 +78,7 @@ class Outbox:
             self.counts["failed"] += 1
             raise
         self.counts["sent" if response.status < 300 else "refused"] += 1
+        self.desk.heard(device.device_id, f"{response.status} {response.reason} to {body.command}")
         if self.on_answered is not None:
             self.on_answered(device, response)
         return response
@@ -93,7 +94,12 @@ class Outbox:
         question = self.desk.ask(device.device_id, body.cmd_type, sn)
         try:
             response = await self.send(device, body.model_copy(update={"sn": sn}))
-        except (TransactionTimeout, TransportFailed) as error:
+        except TransactionTimeout as error:
+            question.close()
+            silent = DeviceSilent(f"{device.device_id} did not answer the MESSAGE with {body.cmd_type}")
+            silent.device_response = self.desk.said_last(device.device_id)
+            raise silent from error
+        except TransportFailed as error:
             question.close()
             raise QueryRefused(f"{body.cmd_type} to {device.device_id}: {error}", error.status) from error
         except BaseException:
@@ -114,9 +120,9 @@ class Outbox:
 
 def require_edition(device: Device, body: Body) -> None:
     """Raises NotSupported for a command of 2022 to a 2016 device (annex I, G049)."""
-    if body.EDITION is Edition.V2022 and Edition.from_header(device.edition) is Edition.V2016:
+    if body.needs is Edition.V2022 and Edition.from_header(device.edition) is Edition.V2016:
         raise NotSupported(
-            f"{body.cmd_type} needs GB/T 28181-2022; {device.device_id} speaks {device.edition}"
+            f"not supported by this device: {body.command} needs GB/T 28181-2022, {device.device_id} speaks {device.edition}"
         )
 
 

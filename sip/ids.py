@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import re
+import secrets
 from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,7 @@ from enum import StrEnum
 from sip.errors import LocalError
 
 _CODE = re.compile(r"\d{20}", re.ASCII)
+_SESSION_ID = re.compile(r"[0-9A-Za-z-]{32,128}", re.ASCII)
 _DIVISION = re.compile(r"\d{2}|\d{4}|\d{6}|\d{8}", re.ASCII)
 PROVINCES = frozenset(
     [
@@ -128,6 +130,16 @@ def make_code(
     if not (100 <= type_code <= 999 and 0 <= network <= 9 and 0 <= serial <= 999_999):
         raise LocalError(f"type, network or serial out of range: {type_code} {network} {serial}")
     return str(DeviceCode(area.ljust(6, "0"), unit, industry, type_code, network, serial))
+
+
+def make_session_id() -> str:
+    """A fresh SessionID of upgrades and snapshots: 32 characters, never the same twice (2022 A.2.1.24, G174)."""
+    return secrets.token_hex(16)
+
+
+def is_session_id(text: str) -> bool:
+    """32 to 128 letters, digits and ``-``."""
+    return _SESSION_ID.fullmatch(text) is not None
 
 
 def is_code(text: str) -> bool:

@@ -45,6 +45,10 @@ class ProblemDocument(BaseModel):
     detail: str = ""
     field: str | None = Field(default=None, description="The first input field that was refused.")
     cause: str | None = Field(default=None, description="Stable word for programs, e.g. `device_offline`.")
+    device_response: str | None = Field(
+        default=None,
+        description="What the device said last: its SIP answer, and the last Result it gave to anything.",
+    )
     errors: list[FieldError] | None = Field(
         default=None, description="All refused fields, when there are several."
     )
@@ -65,6 +69,7 @@ class Problem(Exception):
         field: str | None = None,
         errors: list[FieldError] | None = None,
         headers: dict[str, str] | None = None,
+        device_response: str = "",
     ) -> None:
         super().__init__(detail or cause or str(status))
         self.status = status
@@ -73,6 +78,7 @@ class Problem(Exception):
         self.field = field
         self.errors = errors
         self.headers = headers or {}
+        self.device_response = device_response
 
     def document(self) -> ProblemDocument:
         return ProblemDocument(
@@ -82,6 +88,7 @@ class Problem(Exception):
             detail=self.detail,
             field=self.field,
             cause=self.cause,
+            device_response=self.device_response or None,
             errors=self.errors,
         )
 
@@ -123,7 +130,13 @@ def failed(error: PlayFailed | ControlFailed) -> Problem:
     if error.device_status:
         detail = f"{detail} (the device answered {error.device_status})"
     headers = {"Retry-After": "2"} if error.status == 503 else None
-    return Problem(error.status, detail, cause=error.cause.value, headers=headers)
+    return Problem(
+        error.status,
+        detail,
+        cause=error.cause.value,
+        headers=headers,
+        device_response=error.device_response,
+    )
 
 
 def media_failed(error: MediaError) -> Problem:
@@ -156,7 +169,13 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
     except GatewayError as error:
         wait = getattr(error, "retry_after_s", None)
         headers = {"Retry-After": str(wait)} if wait is not None else None
-        return Problem(error.status, str(error), cause=error.cause, headers=headers).response()
+        return Problem(
+            error.status,
+            str(error),
+            cause=error.cause,
+            headers=headers,
+            device_response=error.device_response,
+        ).response()
     except MediaError as error:
         return media_failed(error).response()
     except web.HTTPException as error:

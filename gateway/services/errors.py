@@ -137,9 +137,12 @@ class ControlFailed(GatewayError):
 
     cause: ControlCause
 
-    def __init__(self, cause: ControlCause, detail: str, *, device_status: int = 0) -> None:
+    def __init__(
+        self, cause: ControlCause, detail: str, *, device_status: int = 0, device_response: str = ""
+    ) -> None:
         super().__init__(f"{cause.value}: {detail}")
         self.cause = cause
+        self.device_response = device_response
         self.status = _CONTROL_STATUS[cause]
         self.detail = detail
         self.device_status = device_status

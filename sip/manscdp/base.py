@@ -146,6 +146,16 @@ class Body(Element):
     def root(self) -> str:
         return self.ROOT
 
+    @property
+    def command(self) -> str:
+        """The CmdType, or the element that holds the command where one CmdType has many."""
+        return self.cmd_type
+
+    @property
+    def needs(self) -> Edition | None:
+        """The edition without which this very message makes no sense to a peer; None: any (G049)."""
+        return self.EDITION
+
 
 REGISTRY: dict[tuple[str, str], type[Body]] = {}
 """Every command by (root, CmdType), both in lower case."""

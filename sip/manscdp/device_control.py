@@ -46,12 +46,31 @@ class DeviceUpgrade(Element):
     session_id: Annotated[str, Xml("SessionID", always=True)] = ""
 
 
+_COMMANDS = {
+    "ptz_cmd": "PTZCmd",
+    "teleboot": "TeleBoot",
+    "record_cmd": "RecordCmd",
+    "guard_cmd": "GuardCmd",
+    "alarm_cmd": "AlarmCmd",
+    "iframe": "IFrameCmd",
+    "drag_zoom_in": "DragZoomIn",
+    "drag_zoom_out": "DragZoomOut",
+    "home_position": "HomePosition",
+    "ptz_precise": "PTZPreciseCtrl",
+    "device_upgrade": "DeviceUpgrade",
+    "format_sd_card": "FormatSDCard",
+    "target_track": "TargetTrack",
+}
+"""The fields of DeviceControl that are commands, with their elements."""
+ONLY_2022 = frozenset({"PTZPreciseCtrl", "DeviceUpgrade", "FormatSDCard", "TargetTrack"})
+
+
 class DeviceControl(
     Body,
     root="Control",
     cmd_type="DeviceControl",
     clause="A.2.3.1",
-    checks=("G157", "G158", "G169", "G170", "G171"),
+    checks=("G157", "G158", "G169", "G170", "G171", "G172", "G173"),
 ):
     """One control command; exactly one of the command fields is set.
 
@@ -83,6 +102,19 @@ class DeviceControl(
     device_id_2: Annotated[str, Xml("DeviceID2", edition=V22)] = ""
     target_area: Annotated[DragZoom | None, Xml("TargetArea", edition=V22)] = None
     control_priority: Annotated[int | None, Xml("ControlPriority", group="Info")] = None
+
+    @property
+    def command(self) -> str:
+        """Name of the element that holds the command, "DeviceControl" when there is none."""
+        for name, element in _COMMANDS.items():
+            value = getattr(self, name)
+            if value is not None and value is not False and value != "":  # card 0 means all cards
+                return element
+        return self.CMD_TYPE
+
+    @property
+    def needs(self) -> Edition | None:
+        return V22 if self.command in ONLY_2022 else None
 
     @property
     def wants_response(self) -> bool:
