@@ -26,6 +26,14 @@ from media.specs import (
     SenderInfo,
     SenderSpec,
     StreamStats,
+    TalkAnswer,
+    TalkLegInfo,
+    TalkLegSpec,
+    TalkLegTarget,
+    TalkMute,
+    TalkOffer,
+    TalkQueued,
+    TalkSpec,
     WantedAnswer,
     WebRtcAnswer,
     WebRtcOffer,
@@ -136,6 +144,36 @@ class MediaClient:
     async def close_viewer(self, viewer_id: str) -> None:
         await self._call("DELETE", f"/viewers/{viewer_id}")
 
+    async def open_talk(self, spec: TalkSpec) -> None:
+        """Open a talk; end it by :meth:`close_talk`."""
+        await self._call("POST", "/talks", spec)
+
+    async def mute_talk(self, talk_id: str, *, muted: bool) -> None:
+        await self._call("PATCH", f"/talks/{talk_id}", TalkMute(muted=muted))
+
+    async def close_talk(self, talk_id: str) -> None:
+        await self._call("DELETE", f"/talks/{talk_id}")
+
+    async def add_talker(self, talk_id: str, offer: TalkOffer) -> TalkAnswer:
+        """Let a browser's microphone speak."""
+        body = await self._call("POST", f"/talks/{talk_id}/webrtc", offer, timeout_s=SLOW_TIMEOUT_S)
+        return TalkAnswer.model_validate_json(body)
+
+    async def push_sound(self, talk_id: str, data: bytes, *, file: bool = False) -> TalkQueued:
+        """Queue G.711A samples, or a sound file of any kind. ``unsupported`` when that has no sound."""
+        path = f"/talks/{talk_id}/audio" + ("?file=1" if file else "")
+        body = await self._call("POST", path, raw=data, timeout_s=40.0)
+        return TalkQueued.model_validate_json(body)
+
+    async def open_talk_leg(self, spec: TalkLegSpec) -> TalkLegInfo:
+        return TalkLegInfo.model_validate_json(await self._call("POST", "/legs", spec))
+
+    async def start_talk_leg(self, leg_id: str, target: TalkLegTarget) -> None:
+        await self._call("POST", f"/legs/{leg_id}/start", target)
+
+    async def close_talk_leg(self, leg_id: str) -> None:
+        await self._call("DELETE", f"/legs/{leg_id}")
+
     async def answer_wanted(self, request_id: str, answer: WantedAnswer) -> None:
         """Answer a StreamWanted. ``not_found`` when the player has gone."""
         await self._call("POST", f"/wanted/{request_id}", answer)
@@ -166,19 +204,30 @@ class MediaClient:
         raise MediaError("unavailable", "the node ended its event stream")
 
     async def _call(
-        self, method: str, path: str, body: BaseModel | None = None, *, timeout_s: float = REQUEST_TIMEOUT_S
+        self,
+        method: str,
+        path: str,
+        body: BaseModel | None = None,
+        *,
+        raw: bytes | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> bytes:
-        response = await self._open(method, path, body, ClientTimeout(total=timeout_s))
+        response = await self._open(method, path, body, ClientTimeout(total=timeout_s), raw)
         async with response:
             return await _read(response)
 
     async def _open(
-        self, method: str, path: str, body: BaseModel | None, timeout: ClientTimeout
+        self,
+        method: str,
+        path: str,
+        body: BaseModel | None,
+        timeout: ClientTimeout,
+        raw: bytes | None = None,
     ) -> ClientResponse:
         if self._session is None:
             raise MediaError("unavailable", "the client is not started")
-        data = None if body is None else body.model_dump_json()
-        headers = {"Content-Type": "application/json"}
+        data: str | bytes | None = raw if body is None else body.model_dump_json()
+        headers = {"Content-Type": "application/json" if raw is None else "application/octet-stream"}
         try:
             response = await self._session.request(
                 method, self._base + path, data=data, timeout=timeout, headers=headers

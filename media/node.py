@@ -25,7 +25,7 @@ from dataclasses import asdict
 from aiohttp import web
 from pydantic import ValidationError
 
-from media import control_api, host_check, logs
+from media import control_api, host_check, logs, talk_api
 from media.compiled import PumpMissing
 from media.errors import MediaError
 from media.event_queue import EventHub
@@ -62,6 +62,7 @@ from media.specs import (
     StreamLost,
     StreamReady,
     StreamStats,
+    TalkStats,
     TranscodeStats,
     Transport,
     ViewerEnded,
@@ -72,8 +73,8 @@ from media.stream import Stream
 log = logging.getLogger(__name__)
 
 CHECK_S = 0.5
-SHUTDOWN_S = 6.0
 COLLECT_S = 20.0
+SHUTDOWN_S = 6.0
 DRAIN_S = 2.0
 """Packets that wait in relays get so much time to leave when the node is stopped."""
 _COUNTERS = tuple(
@@ -110,7 +111,7 @@ class Node:
             config.rtp_port_min, config.rtp_port_max, config.bind_host, config.port_quarantine_s
         )
         self.ports.on_ghost = self._ghost
-        self.downloads = download.Downloads(config)
+        self.downloads = download.Downloads(config, self.emit)
         self.recordings = recorder.Recordings(self, queue_bytes=config.recording_queue_bytes)
         self.viewer_port = 0
         self.rtsp = RtspServer(self, clock=clock)
@@ -121,6 +122,7 @@ class Node:
         self._launcher = Launcher()
         self._webrtc: webrtc.WebRtcRoutes | None = None
         self._snapshots: snapshot.SnapshotRoutes | None = None
+        self._talks: talk_api.TalkRoutes | None = None
         self._runners: list[web.AppRunner] = []
         self._closed_totals: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
         self._lag_s = 0.0
@@ -210,6 +212,7 @@ class Node:
         )
         control_api.add_control_routes(app, self)
         self._webrtc = webrtc.add_control_routes(app, self)
+        self._talks = talk_api.add_control_routes(app, self, self._webrtc.ports)
         self._snapshots = snapshot.add_control_routes(app, self)
         recorder.add_control_routes(app, self.recordings)
         download.add_control_routes(app, self.downloads)
@@ -469,6 +472,7 @@ class Node:
             webrtc=self._webrtc.stats() if self._webrtc is not None else WebRtcStats(),
             decode=self._snapshots.stats() if self._snapshots is not None else DecodeStats(),
             transcode=TranscodeStats(**asdict(self._transcoders)),
+            talk=self._talks.talks.stats() if self._talks is not None else TalkStats(),
             closed_totals=StreamStats.model_validate({"stream_id": "closed", **self._closed_totals}),
             per_stream=per_stream,
         )  # fmt: skip
@@ -551,10 +555,6 @@ async def serve(config: NodeConfig) -> None:
         await node.close()
 
 
-def main() -> int:
-    """Entry point; 2 for a configuration that cannot be read, 1 for an address that is taken."""
-    try:
-        config = NodeConfig.model_validate_json(sys.stdin.buffer.readline())
 async def _collect_cycles() -> None:
     """What ended streams and viewers leave behind goes at a pace of its own: a look at everything takes milliseconds."""
     while True:
@@ -562,6 +562,10 @@ async def _collect_cycles() -> None:
         gc.collect()
 
 
+def main() -> int:
+    """Entry point; 2 for a configuration that cannot be read, 1 for an address that is taken."""
+    try:
+        config = NodeConfig.model_validate_json(sys.stdin.buffer.readline())
     except ValidationError as error:
         sys.stderr.write(f"the node's configuration is wrong: {error}\n")
         return 2

@@ -53,7 +53,7 @@ class ReceiverSpec(Record):
 
     ``ssrc`` is what we offered (None: learn it from the first valid packet). ``remote_host`` narrows the
     source of UDP packets and TCP connections where known. ``shared_port`` puts the stream on the node's
-    single receiving port, keyed by SSRC and source.
+    single receiving port, keyed by SSRC and source. ``strict_ssrc``: no other SSRC is learned from packets.
     """
 
     stream_id: StreamId
@@ -106,6 +106,8 @@ class ClipPart(Record):
     """One recorded file to play: absolute ``path``, wall-clock of its media time 0 and of its end (unix seconds).
 
     ``growing``: it is being written, ``end`` is what was known; ``bytes`` is its size, 0 when that is not known.
+    ``awaited``: PartWanted asks for the file when it is needed, and whoever ordered the playing brings it there in
+    one step (rename); an empty file says that it cannot be had.
     """
 
     path: str
@@ -113,6 +115,7 @@ class ClipPart(Record):
     end: float
     bytes: int = 0
     growing: bool = False
+    awaited: bool = False
 
 
 class RecordingInput(InputSpec):
@@ -406,6 +409,16 @@ class TranscodeStats(Record):
     skipped: int = 0
 
 
+class TalkStats(Record):
+    """One node's talks: legs that are open, packets since its start."""
+
+    talks: int = 0
+    legs: int = 0
+    sent: int = 0
+    dropped: int = 0
+    received: int = 0
+
+
 class NodeStats(Record):
     """One node's totals for metrics and for placing new streams."""
 
@@ -438,6 +451,7 @@ class NodeStats(Record):
     webrtc: WebRtcStats = WebRtcStats()
     decode: DecodeStats = DecodeStats()
     transcode: TranscodeStats = TranscodeStats()
+    talk: TalkStats = TalkStats()
     closed_totals: StreamStats | None = None
     per_stream: tuple[StreamStats, ...] = ()
 
@@ -453,6 +467,78 @@ class WebRtcOffer(Record):
 class WebRtcAnswer(Record):
     viewer_id: StreamId
     sdp: str
+
+
+TalkRole = Literal["speak", "talk", "source"]
+"""speak: sound goes out. talk: it also comes back and is heard by the talker. source: what comes is the talk's sound."""
+
+
+class TalkSpec(Record):
+    """Ask a node for a talk: one voice (a browser's microphone, pushed sound, another leg) to any number of legs.
+
+    ``packet_ms`` of sound per packet (GB/T 28181-2022 C.2.4). ``listen_stream_id``: the talker hears the sound of this
+    stream of the same node.
+    """
+
+    talk_id: StreamId
+    packet_ms: Annotated[int, Field(ge=20, le=180)] = 20
+    listen_stream_id: StreamId | None = None
+
+
+class TalkLegSpec(Record):
+    """Ask a node for one device's end of a talk. ``ssrc`` is what we send under; ``remote_host`` narrows who may dial."""
+
+    leg_id: StreamId
+    talk_id: StreamId
+    role: TalkRole = "speak"
+    transport: Transport = Transport.UDP
+    ssrc: Ssrc
+    remote_host: str | None = None
+
+
+class TalkLegInfo(Record):
+    """The opened leg's own address, for our SDP."""
+
+    leg_id: StreamId
+    host: str
+    port: Port
+
+
+class TalkLegTarget(Record):
+    """What the other side's SDP said. ``peer_host``: where its signalling comes from, for devices behind NAT.
+
+    ``program_stream``: the sound is wrapped in PS. Fields left out stay as they are.
+    """
+
+    remote_host: str | None = None
+    remote_port: Port | None = None
+    peer_host: str | None = None
+    ssrc: Ssrc | None = None
+    payload_type: Annotated[int, Field(ge=0, le=127)] | None = None
+    program_stream: bool = False
+
+
+class TalkOffer(Record):
+    """A browser's SDP offer with its microphone. ``host`` is the address to announce in candidates, if forced."""
+
+    sdp: str
+    host: str | None = None
+
+
+class TalkAnswer(Record):
+    sdp: str
+
+
+class TalkMute(Record):
+    """Whether the voice is held back: the button is not pressed."""
+
+    muted: bool
+
+
+class TalkQueued(Record):
+    """Pushed sound that waits to be sent, in seconds."""
+
+    queued_s: float
 
 
 RTSP_REALM = "gb28181-gateway"
@@ -571,6 +657,21 @@ class PlaybackEnded(Record):
     position_s: float
 
 
+class PartWanted(Record):
+    """A playing with awaited parts begins to read one of its files (told for those that are there too)."""
+
+    type: Literal["part_wanted"] = "part_wanted"
+    stream_id: StreamId
+    path: str
+
+
+class DownloadEnded(Record):
+    """The files of a download are not read any more: it was sent, broken or forgotten."""
+
+    type: Literal["download_ended"] = "download_ended"
+    download_id: StreamId
+
+
 class SenderEnded(Record):
     """A relay stopped by itself. cause: connection_lost | dial_failed | stream_closed."""
 
@@ -660,6 +761,38 @@ class RecordingFault(Record):
     detail: str = ""
 
 
+class TalkUp(Record):
+    """Sound can reach this leg's device."""
+
+    type: Literal["talk_up"] = "talk_up"
+    talk_id: StreamId
+    leg_id: StreamId
+
+
+class TalkLegEnded(Record):
+    """A leg stopped by itself. cause: connection_lost | dial_failed | no_connection."""
+
+    type: Literal["talk_leg_ended"] = "talk_leg_ended"
+    talk_id: StreamId
+    leg_id: StreamId
+    cause: str
+
+
+class TalkPlayed(Record):
+    """All sound that was pushed has been sent."""
+
+    type: Literal["talk_played"] = "talk_played"
+    talk_id: StreamId
+
+
+class TalkerGone(Record):
+    """The browser with the microphone has left. cause: left | connection_failed | not_connected."""
+
+    type: Literal["talker_gone"] = "talker_gone"
+    talk_id: StreamId
+    cause: str
+
+
 class RecordingEnded(Record):
     """A recording stopped by itself: its stream has ended (``cause``)."""
 
@@ -673,6 +806,7 @@ AnyInput = Annotated[RecordingInput | RtspInput | FileInput | TranscodeInput, Fi
 """What ``POST /inputs`` takes: the union of all kinds, told apart by ``kind``."""
 
 RecordingEvent = SegmentOpened | SegmentClosed | RecordingFault | RecordingEnded
+TalkEvent = TalkUp | TalkLegEnded | TalkPlayed | TalkerGone
 
 NodeEvent = Annotated[
     StreamReady
@@ -682,12 +816,18 @@ NodeEvent = Annotated[
     | KeyFrameWanted
     | SenderEnded
     | PlaybackEnded
+    | PartWanted
+    | DownloadEnded
     | ViewerEnded
     | StreamWanted
     | ViewerRefused
     | SegmentOpened
     | SegmentClosed
     | RecordingFault
-    | RecordingEnded,
+    | RecordingEnded
+    | TalkUp
+    | TalkLegEnded
+    | TalkPlayed
+    | TalkerGone,
     Field(discriminator="type"),
 ]

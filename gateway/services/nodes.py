@@ -25,7 +25,15 @@ from config.settings import MediaSettings
 from gateway.services.errors import PlayCause, PlayFailed
 from media.client import MediaClient
 from media.errors import MediaError
-from media.specs import RTSP_REALM, NodeConfig, NodeEvent, NodeStats, RecordingEvent, RtspAccount
+from media.specs import (
+    RTSP_REALM,
+    NodeConfig,
+    NodeEvent,
+    NodeStats,
+    RecordingEvent,
+    RtspAccount,
+    TalkEvent,
+)
 from sip.digest import ha1
 
 log = logging.getLogger(__name__)
@@ -196,6 +204,8 @@ class Nodes:
     on_event: Callable[[NodeHandle, NodeEvent], None] | None = None
     on_recording: Callable[[NodeHandle, RecordingEvent], None] | None = None
     """Gets the events of recordings; all others go to ``on_event``."""
+    on_talk: Callable[[NodeHandle, TalkEvent], None] | None = None
+    """The same for talks."""
     on_stats: Callable[[NodeHandle, NodeStats], None] | None = None
     on_lost: list[Callable[[NodeHandle, str], None]] = field(default_factory=list)
     on_ready: list[Callable[[NodeHandle], None]] = field(default_factory=list)
@@ -348,6 +358,9 @@ class Nodes:
                 if isinstance(event, RecordingEvent):
                     if self.on_recording is not None:
                         self.on_recording(handle, event)
+                elif isinstance(event, TalkEvent):
+                    if self.on_talk is not None:
+                        self.on_talk(handle, event)
                 elif self.on_event is not None:
                     self.on_event(handle, event)
         except MediaError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -19,9 +20,11 @@ from gateway.services.session_record import LiveSession
 from gateway.services.session_table import SessionTable
 from gateway.services.session_verdict import input_lost
 from media.specs import (
+    DownloadEnded,
     KeyFrameWanted,
     NodeEvent,
     NodeStats,
+    PartWanted,
     PlaybackEnded,
     SenderEnded,
     StreamFault,
@@ -30,6 +33,7 @@ from media.specs import (
     StreamReady,
     StreamStats,
     StreamWanted,
+    TalkEvent,
     ViewerEnded,
     ViewerRefused,
 )
@@ -43,6 +47,14 @@ REOPEN_TRIES = 3
 REOPEN_PAUSE_S = 2.0
 PROOF_INTERVAL_S = 30.0
 MISSING_BEATS = 2
+
+_OBSERVED = {
+    "ssrc_mismatch": "rtp_ssrc",
+    "media_mismatch": "media_mismatch",
+    "foreign_source": "foreign_media",
+}
+"""Faults of a node by what they mean for the device's profile."""
+_RECEIVED = re.compile(r"received=(\d{1,10})")
 
 KeyFrameSender = Callable[[str, str], Awaitable[object]]
 """Asks device, channel for a key frame now (control.key_frame)."""
@@ -83,7 +95,11 @@ class SessionWatch:
         self.key_frame: KeyFrameSender | None = None
         self.on_sender_ended: Callable[[SenderEnded], None] | None = None
         self.on_viewer_event: ViewerListener | None = None
+        self.on_part_wanted: Callable[[LiveSession, PartWanted], None] | None = None
+        self.on_download_ended: Callable[[str], None] | None = None
         self.on_playback_ended: list[Callable[[LiveSession, PlaybackEnded], None]] = []
+        self.on_foreign_ssrc: Callable[[int], object] | None = None
+        """Told the SSRC of packets that do not belong to the stream they came to."""
         self.ghosts_closed = 0
         """Streams a node still had although no session owns them (quirk 33)."""
 
@@ -137,6 +153,12 @@ class SessionWatch:
             if self.on_sender_ended is not None:
                 self.on_sender_ended(event)
             return
+        if isinstance(event, DownloadEnded):
+            if self.on_download_ended is not None:
+                self.on_download_ended(event.download_id)
+            return
+        if isinstance(event, TalkEvent):
+            return  # Nodes gives them to the talks
         session = self._opener.by_stream.get(event.stream_id)
         if session is None or session.node is not node:
             return
@@ -147,6 +169,9 @@ class SessionWatch:
             self._stream_lost(session, event.cause)
         elif isinstance(event, StreamIdle):
             self._stream_idle(session)
+        elif isinstance(event, PartWanted):
+            if self.on_part_wanted is not None:
+                self.on_part_wanted(session, event)
         elif isinstance(event, PlaybackEnded):
             for told in self.on_playback_ended:
                 told(session, event)
@@ -159,6 +184,15 @@ class SessionWatch:
                 *(session.session_id, session.key[1], event.kind, event.detail),
             )
             self._bus.publish(MediaFault(*session.key[:2], session.session_id, event.kind, event.detail))
+            self._observe(session, event)
+
+    def _observe(self, session: LiveSession, event: StreamFault) -> None:
+        """Note it in the device's profile; packets of a ghost are a reason to say BYE to it again (quirk 33)."""
+        device, name = self._registry.devices.get(session.key[0]), _OBSERVED.get(event.kind)
+        if device is not None and name is not None:
+            self._registry.observe(device, name, event.detail)
+        if self.on_foreign_ssrc is not None and (found := _RECEIVED.search(event.detail)):
+            self.on_foreign_ssrc(int(found[1]))
 
     def _stream_lost(self, session: LiveSession, cause: str) -> None:
         if session.local and session.info.state is SessionState.OPENING:

@@ -83,6 +83,23 @@ def prepare(sdp: str, profile: int | None, codec: Codec = Codec.H264) -> Prepare
     return PreparedOffer(_text(lines), payload_type, codec.value.upper(), parameters, frozenset(audio_codecs))
 
 
+def check_microphone(sdp: str) -> None:
+    """Raises OfferError unless the offer has exactly one sound section, G.711A in it, and a fingerprint."""
+    sections = _sections(_lines(sdp))
+    sounds = [section for section in sections[1:] if section[0].startswith("m=audio ")]
+    if len(sounds) != 1 or len(sections) != 2 or sounds[0][0].startswith("m=audio 0 "):
+        raise OfferError("the offer does not bring exactly one sound", "bad_request")
+    if not any(line.startswith("a=fingerprint:") for line in sections[0] + sounds[0]):
+        raise OfferError("the offer has no DTLS fingerprint", "bad_request")
+    if "PCMA" not in _audio_codecs(sounds[0]):
+        raise OfferError("the browser does not offer G.711A (PCMA)")
+
+
+def without_names(sdp: str) -> str:
+    """The offer without candidates named by mDNS, and without header extensions."""
+    return _text([line for line in _lines(sdp) if not _unwanted(line)])
+
+
 def _renamed(section: list[str], payload_type: int) -> list[str]:
     """The section with the chosen payload type under the library's name for H.264."""
     known = (
