@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from media.rtp import RtpPacketizer
 from simulator.faults import Disturber, Faults
+from simulator.records_calls import farewell, file_size, info_answer, is_live, player_of, recorded
+from simulator.records_play import RecordPlayer
 from simulator.sending import (
     RTP_PAYLOAD_BYTES,
     Feed,
@@ -26,7 +28,6 @@ from sip.endpoint import Incoming, IncomingInvite, InviteSession, Reply
 from sip.errors import AckMissing, RemoteError
 from sip.f_field import MediaFormat
 from sip.ids import format_ssrc
-from sip.manscdp import CONTENT_TYPE, MediaStatusNotify
 from sip.message import Request
 from sip.sdp import TCP_ACTIVE, UDP, Offer, SdpUnacceptable, SessionDescription, read_offer, relay_answer
 
@@ -49,6 +50,8 @@ class Call:
     session: InviteSession | None = None
     ended: str = ""
     info_log: list[mansrtsp.PlayControl] = field(default_factory=list)
+    player: RecordPlayer | None = None
+    """Plays a recording; None: live pictures."""
 
     @property
     def transport(self) -> str:
@@ -123,13 +126,16 @@ class Calls:
         feed = self._feeds.get(name)
         if feed is None:
             feed = self._feeds[name] = Feed(sub or device.options.pictures, device.faults.stream)
-        await feed.prepare()
+        if is_live(offer):
+            await feed.prepare()
+        elif not recorded(device, channel_id, offer):
+            return Reply(404)
         address = device.endpoint.local_address(incoming.flow.host)
         outlet, port = await self._outlet(offer, address)
         session = None
         try:
             call = self._call(offer, channel_id, feed, outlet, address, port)
-            session = await incoming.accept(call.answer)
+            session = await incoming.accept(call.answer, headers=device.answer_headers(incoming))
         except SdpUnacceptable as error:
             return Reply(error.status)
         except AckMissing:
@@ -138,6 +144,7 @@ class Calls:
             if session is None:
                 outlet.close()
         call.session = session
+        call.player = None if is_live(offer) else player_of(device, call)
         session.on_request = lambda request: self._in_call(call, request)
         self.running.append(call)
         self.history.append(call)
@@ -174,6 +181,7 @@ class Calls:
             format_text=MediaFormat(
                 5 if pictures.codec == "h265" else 2, 5, pictures.rate, 1, pictures.bitrate // 1000, 1, 8, 1
             ).to_text(),
+            filesize=file_size(self._device, offer, pictures),
         )
         answer = deviating(session, faults)
         packetizer = RtpPacketizer(
@@ -195,7 +203,8 @@ class Calls:
                 await session.bye()
                 call.ended = "no_connection"
                 return
-            self._pacer.attach(call.feed, call.receiver)
+            if call.player is None:
+                self._pacer.attach(call.feed, call.receiver)
             call.ended = await self._until_end(call, session, faults)
             if faults.ignore_bye and call.ended == "remote_bye":
                 await asyncio.Event().wait()
@@ -215,29 +224,25 @@ class Calls:
         return True
 
     async def _until_end(self, call: Call, session: InviteSession, faults: Faults) -> str:
-        """Cause of the end: what the session says, or ``local`` after the recording's end or by fault."""
-        begin, end = call.offer.session.time
-        limits = [
-            limit for limit in (faults.bye_after_s, float(end - begin) if end > begin else None) if limit
-        ]
+        """Cause of the end: what the session says, or ``local`` by fault. A recording that is over is told."""
+        playing = asyncio.ensure_future(self._play(call, session)) if call.player is not None else None
         try:
-            async with asyncio.timeout(min(limits) if limits else None):
+            async with asyncio.timeout(faults.bye_after_s):
                 return await asyncio.shield(session.ended)
         except TimeoutError:
-            if faults.bye_after_s is None:
-                return await self._file_sent(call, session)
             await session.bye()
             return "local"
+        finally:
+            if playing is not None:
+                playing.cancel()
+                await asyncio.gather(playing, return_exceptions=True)
 
-    async def _file_sent(self, call: Call, session: InviteSession) -> str:
-        """The recording is over: MediaStatus 121 inside the dialog, then wait for the BYE (2022 A.2.5.4)."""
-        call.receiver.paused = True
-        body = MediaStatusNotify(sn=self._device.next_sn(), device_id=call.channel_id)
-        try:
-            await session.request("MESSAGE", body=self._device.encoded(body), content_type=CONTENT_TYPE)
-        except RemoteError as error:
-            log.info("event=media_status_unanswered error=%s", error)
-        return await asyncio.shield(session.ended)
+    async def _play(self, call: Call, session: InviteSession) -> None:
+        """Play the recording, say that it is over, and go on when the other side moves back in it."""
+        while call.player is not None:
+            await call.player.run()
+            await farewell(self._device, call, session)
+            await call.player.moved_back()
 
     async def early_request(self, incoming: Incoming) -> Reply:
         """An INFO that overtook the end of our own set-up (it came right behind the ACK)."""
@@ -249,13 +254,15 @@ class Calls:
         return Reply(481)
 
     def _in_call(self, call: Call, incoming: Incoming) -> Reply:
-        """INFO with playback control: pause and play are obeyed, speed and place are only recorded."""
+        """INFO with playback control: obeyed by the player; live pictures know pause and play."""
         try:
             control = mansrtsp.parse(incoming.request.body)
         except RemoteError as error:
             return Reply(error.status)
         if isinstance(control, mansrtsp.PlayControl):
             call.info_log.append(control)
+            if call.player is not None:
+                return info_answer(self._device, call.player, control)
             call.receiver.paused = control.method == "PAUSE"
             answer = mansrtsp.PlayAnswer(200, cseq=control.cseq, range=control.range)
             return Reply(200, body=answer.to_bytes(), content_type=mansrtsp.CONTENT_TYPE)

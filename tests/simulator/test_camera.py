@@ -359,7 +359,12 @@ async def test_playback_pauses_and_ends_with_media_status(upper: UpperPlatform, 
         paused = await pull.session.request(
             "INFO", body=mansrtsp.pause(1).to_bytes(), content_type=mansrtsp.CONTENT_TYPE
         )
-        assert (paused.status, device.live_calls[0].receiver.paused) == (200, True)
+        player = device.live_calls[0].player
+        assert player is not None
+        assert (paused.status, player.paused, asked) == (200, True, [])
+        await pull.session.request(
+            "INFO", body=mansrtsp.resume(2).to_bytes(), content_type=mansrtsp.CONTENT_TYPE
+        )
         await device.wait(lambda: asked == ["MESSAGE"])
     await port.close()
     await device.wait(lambda: not device.live_calls)
