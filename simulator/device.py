@@ -410,6 +410,11 @@ class SimulatedDevice:
             ]
         )
 
+    def answer_headers(self, incoming: Incoming) -> Sequence[tuple[str, str]]:
+        """Further headers of the 200 to an INVITE; platforms add the way the call took."""
+        del incoming
+        return ()
+
     @property
     def live_calls(self) -> list[Call]:
         return self.calls.running
