@@ -55,7 +55,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     source = "environment"
     if path is not None:
         source = str(path)
-        data, lines = _read_yaml(path)
+        data, lines = read_yaml(path)
     from_environment = _read_environment(environ)
     merged = _merge(data, from_environment)
     try:
@@ -94,7 +94,8 @@ def _is_in(tree: Mapping[str, Any], keys: Sequence[str]) -> bool:
     return bool(keys)
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """A YAML file's mapping without keys that are null, and the line of each key. Raises ConfigurationError."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

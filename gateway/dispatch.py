@@ -74,6 +74,7 @@ class Dispatch:
         self.desk = AnswerDesk()
         self.outbox = Outbox(endpoint=endpoint, domain=domain, desk=self.desk)
         self.outbox.on_answered = self._answered
+        self.outbox.learner = peers.registry
         self.inbox = Inbox(clock=self._clock)
         self._bodies: dict[type[Body], dict[PeerKind, BodyHandler]] = {}
         self._methods: dict[str, dict[PeerKind, MethodHandler]] = {}
@@ -218,7 +219,9 @@ class Dispatch:
         if peer is None:
             return self._unregistered(incoming, sender_of(incoming))
         if peer.device is not None:
-            self.outbox.learn_charset(peer.id, decoded)
+            self.outbox.learn_charset(peer.device, decoded)
+            if sender_of(incoming) != peer.id:
+                self.peers.registry.observe(peer.device, "foreign_from", sender_of(incoming))
             if isinstance(body, KeepaliveNotify):
                 self._liveness.keepalive(peer.device, body, self._clock.mono())
                 return _OK
@@ -347,7 +350,8 @@ class Dispatch:
             logger.info("body of an answer unreadable device=%s error=%s", device.device_id, error)
             return
         self.counts["body_in_answer"] += 1
-        self.outbox.learn_charset(device.device_id, decoded)
+        self.peers.registry.observe(device, "body_in_answer", decoded.body.cmd_type)
+        self.outbox.learn_charset(device, decoded)
         if decoded.body.root == "Response":
             self.desk.answer(device.device_id, decoded.body)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from gateway.profile import Profile as Profile
 from sip.flow import Flow
 
 
@@ -40,26 +41,6 @@ class ChannelKind(StrEnum):
 class State(StrEnum):
     ONLINE = "online"
     OFFLINE = "offline"
-
-
-@dataclass(slots=True)
-class Profile:
-    """What one device needs, learned or set by an operator. None: the gateway's default."""
-
-    media_transport: str | None = None
-    """udp | tcp_passive | tcp_active."""
-    media_transport_learned: bool = False
-    """Found by trying, not set by an operator: may be replaced by what works better."""
-    charset: str | None = None
-    send_date: bool | None = None
-    sdp_form: str = "standard"
-    """standard | long | plain (no y= and f=)."""
-    reply_to_source: bool = True
-    stream_number_dialect: str = "streamnumber"
-    allowed_networks: tuple[str, ...] = ()
-    """Networks (CIDR) it may register from; empty: any (G277)."""
-    local: bool = False
-    """A virtual device of our own that holds inputs: no SIP peer stands behind it, nobody may register as it."""
 
 
 @dataclass(slots=True)

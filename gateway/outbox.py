@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.answers import AnswerDesk, Question
 from gateway.errors import DeviceIsOffline, DeviceSilent, NotSupported, QueryRefused
@@ -18,6 +18,18 @@ from sip.message import Response
 logger = logging.getLogger(__name__)
 
 QUERY_TIMEOUT_S = 10.0
+
+
+CONTRARY_BODIES = 3
+"""So many bodies in a row must be in another character set than the one learned (quirk 1: names differ within a unit)."""
+
+
+class Learner(Protocol):
+    """The registry, as far as it keeps what devices turned out to need."""
+
+    def learn(self, device: Device, **settings: Any) -> bool: ...
+
+    def observe(self, device: Device, name: str, detail: str = "") -> None: ...
 
 
 class Requester(Protocol):
@@ -34,24 +46,33 @@ class Outbox:
     def __init__(self, *, endpoint: Requester, domain: str, desk: AnswerDesk) -> None:
         self._endpoint = endpoint
         self._domain = domain
-        self._charsets: dict[str, str] = {}
+        self._contrary: dict[str, int] = {}
+        self.learner: Learner | None = None
         self.desk = desk
         self.on_answered: Callable[[Device, Response], None] | None = None
         """Called with each final answer: a sign of life, and perhaps an answer in its body (quirk 45)."""
         self.counts: Counter[str] = Counter()
 
-    def learn_charset(self, device_id: str, decoded: Decoded) -> None:
-        """Remember what a device writes, to answer in the same (quirk 1)."""
-        if decoded.proven and self._charsets.get(device_id) != decoded.charset:
-            self._charsets[device_id] = decoded.charset
+    def learn_charset(self, device: Device, decoded: Decoded) -> None:
+        """Remember that a device writes UTF-8, to answer in the same (quirk 1); any other set goes by its edition."""
+        if not decoded.proven or self.learner is None:
+            return
+        told = "UTF-8" if decoded.charset == "UTF-8" else None
+        known = device.profile.layers.learned.get("charset")
+        if told == known:
+            self._contrary.pop(device.device_id, None)
+            return
+        contrary = self._contrary.get(device.device_id, 0) + 1
+        if known is None or contrary >= CONTRARY_BODIES:
+            self._contrary.pop(device.device_id, None)
+            self.learner.learn(device, charset=told)
+        else:
+            self._contrary[device.device_id] = contrary
 
     def encode_for(self, device: Device, body: Body) -> bytes:
-        """The body in the edition and charset of this device: its profile first, then what it was seen to use."""
+        """The body in the edition of this device and the charset of its profile."""
         edition = Edition.from_header(device.edition)
-        charset = device.profile.charset
-        if charset is None and self._charsets.get(device.device_id) == "UTF-8":
-            charset = "UTF-8"
-        return encode(body, charset=charset, edition=edition)
+        return encode(body, charset=device.profile.charset, edition=edition)
 
     async def send(self, device: Device, body: Body) -> Response:
         """Send and return the final answer, whatever its status.
@@ -108,6 +129,8 @@ class Outbox:
         if response.status >= 300:
             question.close()
             text = f"{device.device_id} answered {response.status} {response.reason} to {body.cmd_type}"
+            if self.learner is not None:
+                self.learner.observe(device, "query_refused", f"{body.cmd_type}: {response.status}")
             raise QueryRefused(text, response.status)
         question.accepted = f"{response.status} {response.reason}"
         return question

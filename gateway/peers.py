@@ -79,7 +79,7 @@ class Peers:
 
     def __init__(self, *, registry: Registry, liveness: Liveness, clock: Clock | None = None) -> None:
         self._clock = clock or Clock()
-        self._registry = registry
+        self.registry = registry
         self._liveness = liveness
         self.uppers: Uppers | None = None
         self.rebindings = 0
@@ -103,7 +103,7 @@ class Peers:
 
     def device_of(self, flow: Flow, user: str, now: float) -> Device | None:
         """The registered device behind this flow; notes a NAT rebinding. None when nothing proves it."""
-        device = self._registry.devices.get(user)
+        device = self.registry.devices.get(user)
         if device is None:
             return self._by_flow(flow, user, now)
         known = device.flow
@@ -119,7 +119,7 @@ class Peers:
 
     def registered_elsewhere(self, user: str) -> bool:
         """Whether this code is online now over some other flow: somebody uses a foreign name."""
-        device = self._registry.devices.get(user)
+        device = self.registry.devices.get(user)
         return device is not None and device.online
 
     def _rebound(self, device: Device, known: Flow, flow: Flow) -> None:
@@ -127,17 +127,18 @@ class Peers:
             return
         self.rebindings += 1
         logger.info("device rebound device=%s old=%s new=%s", device.device_id, known, flow)
-        self._registry.set_flow(device, flow)
+        self.registry.set_flow(device, flow)
 
     def _by_flow(self, flow: Flow, user: str, now: float) -> Device | None:
+        self.registry.observe(device, "rebound")
         """Some devices put a channel's code or ours into From (quirk 23): the exact flow decides.
 
         Behind one socket there may be several devices; then the one that owns the channel named.
         """
         found = [
-            device for device in self._registry.devices_on(flow) if self._liveness.registered(device, now)
+            device for device in self.registry.devices_on(flow) if self._liveness.registered(device, now)
         ]
         if len(found) == 1:
             return found[0]
-        owners = [device for device in found if self._registry.channel(device.device_id, user) is not None]
+        owners = [device for device in found if self.registry.channel(device.device_id, user) is not None]
         return owners[0] if len(owners) == 1 else None

@@ -149,6 +149,19 @@ class Registry:
             self.bus.publish(DeviceChanged(device_id, changed))
         return changed
 
+    def learn(self, device: Device, **settings: Any) -> bool:
+        """What a device turned out to need (None: forget it), for its profile. True when that is new."""
+        if not device.profile.learn(**settings):
+            return False
+        self._mark(device.device_id)
+        self.bus.publish(DeviceChanged(device.device_id, ("learned", *settings)))
+        return True
+
+    def observe(self, device: Device, name: str, detail: str = "") -> None:
+        """Count something a device does differently (gateway.profile.OBSERVED). Cheap; saved now and then."""
+        if device.profile.observe(name, self.clock.utc(), self.clock.mono(), detail):
+            self._mark(device.device_id)
+
     def set_secret(self, device_id: str, secret: DeviceSecret | None) -> None:
         """Give a device its own secret, or take it away (None)."""
         if secret is None:

@@ -44,7 +44,8 @@ class Standing(NamedTuple):
 class Ingest:
     """One session's packets. ``deliver`` gets every run; ``on_fault(kind, detail)`` what an operator should know.
 
-    ``ssrc`` is the expected one, None when it is to be learned. ``on_rtcp`` gets RTCP packets found among RTP.
+    ``ssrc`` is the expected one, None when it is to be learned. ``strict``: packets of any other are refused, however
+    long they keep coming. ``on_rtcp`` gets RTCP packets found among RTP.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class Ingest:
         on_rtcp: Callable[[bytes, float], None] | None = None,
         window_s: float = 0.2,
         payloads: Sequence[PayloadFormat] = (),
+        strict: bool = False,
     ) -> None:
         self.wanted = ssrc
+        self.strict = strict
         self.payloads = tuple(payloads)
         self.ssrc: int | None = None
         """The SSRC in use, once learned."""
@@ -294,6 +297,9 @@ class Ingest:
 
     def _admit(self, ssrc: int, stamp: int, now: float) -> bool:
         """Whether packets of this SSRC are (from now on) the session's."""
+        if self.strict and self.wanted is not None and ssrc != self.wanted:
+            self._tell_mismatch(ssrc)
+            return False
         if self.ssrc is None:
             self.ssrc = ssrc
             if self.wanted is not None and ssrc != self.wanted:
@@ -322,11 +328,12 @@ class Ingest:
         self._shift = (target - stamp) & 0xFFFFFFFF
         self._transit = None
 
-    def _tell_mismatch(self) -> None:
+    def _tell_mismatch(self, received: int | None = None) -> None:
         self.ssrc_faults += 1
         if not self._mismatch_told and self._on_fault is not None and self.wanted is not None:
             self._mismatch_told = True
-            self._on_fault("ssrc_mismatch", f"expected={self.wanted:010d} received={self.ssrc or 0:010d}")
+            received = (self.ssrc or 0) if received is None else received
+            self._on_fault("ssrc_mismatch", f"expected={self.wanted:010d} received={received:010d}")
 
     def _pass_on(self, packets: list[Ordered[bytes]], now: float) -> None:
         for lost, sequence, packet in packets:

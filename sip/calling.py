@@ -228,7 +228,7 @@ class Calling:
         subscription.granted(response)
         return subscription
 
-    async def end_orphan(self, snapshot: dict[str, Any], flow: Flow | None) -> None:
+    async def end_orphan(self, snapshot: dict[str, Any], flow: Flow | None) -> bool:
         """See ``Endpoint.end_orphan``."""
         try:
             dialog = Dialog.from_snapshot(snapshot)
@@ -247,6 +247,8 @@ class Calling:
             await self.in_dialog(dialog, method, headers=headers)
         except RemoteError as error:
             log.info("event=orphan_unanswered call_id=%s error=%s", dialog.call_id, error)
+            return False
+        return True
 
 
 def _answered(

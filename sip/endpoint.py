@@ -464,13 +464,13 @@ class Endpoint:
             timeout_s=timeout_s,
         )
 
-    async def end_orphan(self, snapshot: dict[str, Any], *, flow: Flow | None = None) -> None:
+    async def end_orphan(self, snapshot: dict[str, Any], *, flow: Flow | None = None) -> bool:
         """End what an earlier process left open: BYE a call, unsubscribe, or close a peer's subscription.
 
-        ``flow``: where the peer is reached now, when it is not the flow of the snapshot. The peer's answer does
-        not matter. Raises LocalError for a record that is no snapshot.
+        ``flow``: where the peer is reached now, when it is not the flow of the snapshot. What the peer answers does
+        not matter; False when it answers nothing. Raises LocalError for a record that is no snapshot.
         """
-        await self._calling.end_orphan(snapshot, flow)
+        return await self._calling.end_orphan(snapshot, flow)
 
     # -- tasks --------------------------------------------------------------------------------------------
 

@@ -50,17 +50,22 @@ class InviteSession:
         """The peer's URI as its From or To said."""
         return split_name_addr(self.dialog.remote)[1]
 
-    async def bye(self, headers: Sequence[tuple[str, str]] = ()) -> None:
-        """End the call. Does nothing when it is over; a peer that knows the call no more is no error."""
+    async def bye(self, headers: Sequence[tuple[str, str]] = ()) -> bool:
+        """End the call. Does nothing when it is over; a peer that knows the call no more is no error.
+
+        False when the peer did not answer: it may not know that the call is over.
+        """
         if self.ended.done():
-            return
+            return True
         self.end("local")
         try:
             await self._endpoint.exchange_in_dialog(self.dialog, "BYE", headers=headers)
         except RemoteError as error:
             log.info("event=bye_unanswered call_id=%s error=%s", self.call_id, error)
+            return False
         finally:
             self._endpoint.core.forget_dialog(self.dialog)
+        return True
 
     async def request(
         self,

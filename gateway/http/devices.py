@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from pydantic import Field, SecretStr
 
+from config.vendors import ProfileSettings
 from gateway.credentials import DeviceSecret
 from gateway.errors import DeviceIsOffline, GatewayError
 from gateway.events import CatalogCollected
@@ -33,15 +33,8 @@ class CatalogAsker(Protocol):
     async def refresh(self, device_id: str) -> CatalogCollected: ...
 
 
-class ProfileChange(Model):
-    """Fields left out stay; null goes back to the default."""
-
-    media_transport: Literal["udp", "tcp_passive", "tcp_active"] | None = None
-    charset: Literal["GB2312", "GB18030", "UTF-8"] | None = None
-    send_date: bool | None = None
-    sdp_form: Literal["standard", "long", "plain"] | None = None
-    reply_to_source: bool | None = None
-    stream_number_dialect: str | None = Field(default=None, pattern=r"^[a-z0-9_]{1,32}$")
+class ProfileChange(ProfileSettings):
+    """Fields left out stay; null takes the operator's word back, so that what is learned or known of the make holds."""
 
 
 class DeviceCreate(Model):
@@ -135,7 +128,7 @@ class DeviceResource:
             name=body.name,
             kind=device_kind(code.type if code is not None else None),
             provisioned=True,
-            profile=_changed_profile(Profile(), body.profile),
+            profile=_ordered(Profile(), body.profile),
         )
         secret = self._secret(body.device_id, body.password, body.digest_username)
         self._registry.put_device(device, secret=secret)
@@ -172,8 +165,10 @@ class DeviceResource:
         if body.name is not None:
             values["name"] = body.name
         if body.profile is not None:
-            values["profile"] = _changed_profile(device.profile, body.profile)
+            _ordered(device.profile, body.profile)
         self._registry.update_device(device_id, **values)
+        if body.profile is not None:
+            self._registry.put_device(device)
         if body.password is not None:
             self._registry.set_secret(device_id, self._secret(device_id, body.password, body.digest_username))
         elif body.remove_password:
@@ -248,14 +243,10 @@ class DeviceResource:
         return DeviceSecret.of_password(device_id, self._realm, password.get_secret_value(), username)
 
 
-def _changed_profile(profile: Profile, change: ProfileChange) -> Profile:
-    """The profile with the fields that were sent; null means the default."""
-    default = Profile()
-    values = {
-        name: value if (value := getattr(change, name)) is not None else getattr(default, name)
-        for name in change.model_fields_set
-    }
-    return replace(profile, **values)
+def _ordered(profile: Profile, change: ProfileChange) -> Profile:
+    """The profile after an operator's word on the fields that were sent."""
+    profile.order(**{name: getattr(change, name) for name in change.model_fields_set})
+    return profile
 
 
 def _matcher(query: DeviceFilter) -> Callable[[Device], bool]:

@@ -35,14 +35,21 @@ class WhichDevice(Model):
 
 
 class ProfileView(View):
-    """What one device needs. null: the gateway's default."""
+    """What one device needs now. null: the gateway's default. Where each value comes from: /api/devices/{id}/profile."""
 
     media_transport: str | None
-    charset: str | None
-    send_date: bool | None
+    media_ladder: list[str] | None
     sdp_form: str
-    reply_to_source: bool
+    charset: str | None
+    ssrc: str
+    send_date: bool | None
+    heartbeat_revives: bool | None
+    edition: str | None
+    max_streams: int | None
     stream_number_dialect: str
+    record_query_hours: int | None
+    talk_mode: str
+    talk_audio: str
 
 
 class DeviceView(View):
@@ -64,7 +71,8 @@ class DeviceView(View):
     last_seen_at: datetime | None
     heartbeat_interval_s: int
     heartbeat_count: int
-    fault: bool
+    fault: bool = Field(description="Its heartbeat says Status ERROR.")
+    faulty_children: list[str] = Field(description="Channels that its heartbeat names as faulty.")
     catalog_at: datetime | None
     catalog_complete: bool
     clock_offset_s: float | None
@@ -160,6 +168,7 @@ def device_view(device: Device, *, password_set: bool, channels: int, channels_o
                 "clock_offset_s",
             )
         },
+        faulty_children=sorted(device.faulty_children),
         address=str(device.flow) if device.flow is not None else None,
         password_set=password_set,
         channels=channels,

@@ -28,7 +28,7 @@ class Journal(Protocol):
 class OrphanEnder(Protocol):
     """The part of the SIP endpoint that ends a dialog it no longer knows."""
 
-    async def end_orphan(self, snapshot: dict[str, Any]) -> None: ...
+    async def end_orphan(self, snapshot: dict[str, Any]) -> object: ...
 
 
 class Dialog(Protocol):

@@ -84,8 +84,8 @@ class Liveness:
     def registered(self, device: Device, now: float) -> bool:
         """May this device send us anything but a REGISTER? (G062)
 
-        Online, or silent for a while but inside its registration; with ``heartbeat_revives`` also when that has
-        expired (quirk 8). A log-out or a broken connection ends it.
+        Online, or silent for a while but inside its registration; with ``heartbeat_revives`` (of its profile, else
+        of all) also when that has expired (quirk 8). A log-out or a broken connection ends it.
         """
         if device.state is State.ONLINE:
             return True
@@ -93,7 +93,8 @@ class Liveness:
             return False
         if device.offline_cause == "heartbeat_lost":
             return device.expires_mono > now
-        return device.offline_cause == "expired" and self._heartbeat_revives
+        revives = device.profile.heartbeat_revives
+        return device.offline_cause == "expired" and (self._heartbeat_revives if revives is None else revives)
 
     def seen(self, device: Device, now: float) -> None:
         """Something came from this device over its authenticated flow."""

@@ -260,7 +260,9 @@ class Registrar:
         """The device is registered over ``flow`` for ``expires`` seconds from now on."""
         index = request.headers.index
         utc = self._clock.utc()
-        edition, agent = edition_of(index.get("x-gb-ver")), index.get("user-agent", "")[:255]
+        agent, profile = index.get("user-agent", "")[:255], device.profile
+        profile.said_edition = edition_of(index.get("x-gb-ver"))
+        edition = profile.edition or profile.said_edition
         if device.edition != edition or device.user_agent != agent:
             self._registry.update_device(device.device_id, edition=edition, user_agent=agent)
         if self._registry.set_flow(device, flow):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gateway.clock import Clock
+from gateway.services.session_ghosts import Ghost, Ghosts
 from sip.errors import LocalError
 from sip.flow import Flow
 from sip.ids import SsrcPool
@@ -37,12 +38,14 @@ class Journal(Protocol):
 class OrphanEnder(Protocol):
     """The part of the SIP endpoint that says BYE for a dialog it no longer knows."""
 
-    async def end_orphan(self, snapshot: dict[str, Any], *, flow: Flow | None = None) -> None: ...
+    async def end_orphan(self, snapshot: dict[str, Any], *, flow: Flow | None = None) -> bool: ...
 
 
 @dataclass(slots=True)
 class _Orphan:
     call_id: str
+    device_id: str
+    channel_id: str
     ssrc: int
     dialog: dict[str, Any]
 
@@ -60,6 +63,7 @@ class DialogJournal:
         self._waiting: dict[str, list[_Orphan]] = defaultdict(list)
         self._slots = asyncio.Semaphore(ATTEMPTS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
+        self.ghosts = Ghosts(end=self._bye_again, forget=self.remove)
         self.orphans_found = 0
         self.orphans_ended = 0
 
@@ -67,6 +71,17 @@ class DialogJournal:
         """Remember a confirmed dialog with the SSRC it uses; written to storage in the background."""
         state = {"device_id": device_id, "channel_id": channel_id, "ssrc": ssrc, "dialog": dialog}
         self._journal.put(KIND, str(dialog["call_id"]), state)
+
+    def haunted(self, device_id: str, channel_id: str, ssrc: int, dialog: dict[str, Any]) -> None:
+        """The device did not answer the BYE: the dialog stays on record and is chased (session_ghosts.py)."""
+        self.ghosts.add(Ghost(str(dialog["call_id"]), device_id, channel_id, ssrc, dialog))
+
+    async def _bye_again(self, dialog: dict[str, Any], flow: Flow | None) -> bool:
+        try:
+            return await self._endpoint.end_orphan(dialog, flow=flow)
+        except LocalError as error:
+            log.warning("journal entry cannot be read call_id=%s cause=%s", dialog.get("call_id"), error)
+            return True
 
     def remove(self, call_id: str) -> None:
         """The dialog is over: its BYE was answered, or given up."""
@@ -84,7 +99,7 @@ class DialogJournal:
                 continue
             self.orphans_found += 1
             self._ssrc_pool.reserve(ssrc)
-            orphan = _Orphan(call_id, ssrc, dialog)
+            orphan = _Orphan(call_id, device_id, str(state.get("channel_id", "")), ssrc, dialog)
             if dialog.get("transport") == "udp":
                 self._start(orphan)
             else:
@@ -97,10 +112,12 @@ class DialogJournal:
 
     def device_registered(self, device_id: str, flow: Flow | None) -> None:
         """End what waited for this device's new connection."""
+        self.ghosts.device_here(device_id, flow)
         for orphan in self._waiting.pop(device_id, []):
             self._start(orphan, flow)
 
     async def close(self) -> None:
+        await self.ghosts.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -111,12 +128,12 @@ class DialogJournal:
         task.add_done_callback(self._tasks.discard)
 
     async def _end(self, orphan: _Orphan, flow: Flow | None) -> None:
-        try:
-            async with self._slots:
-                await self._endpoint.end_orphan(orphan.dialog, flow=flow)
-        except LocalError as error:
-            log.warning("journal entry cannot be read call_id=%s cause=%s", orphan.call_id, error)
-        self._journal.remove(KIND, orphan.call_id)
+        async with self._slots:
+            answered = await self._bye_again(orphan.dialog, flow)
         self._ssrc_pool.release(orphan.ssrc, self._clock.mono())
+        if not answered:
+            self.haunted(orphan.device_id, orphan.channel_id, orphan.ssrc, orphan.dialog)
+            return
+        self._journal.remove(KIND, orphan.call_id)
         self.orphans_ended += 1
         log.info("orphan dialog ended call_id=%s", orphan.call_id)

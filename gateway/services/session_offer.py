@@ -12,6 +12,11 @@ from sip import sdp
 from sip.errors import RemoteError
 from sip.manscdp import Edition
 
+_REMARKS = {
+    "no SDP": "no_sdp",
+    "no setup line": "no_setup",
+    "answered RTP/AVP to TCP/RTP/AVP": "udp_words",
+}
 REFUSED_LABELS = frozenset({"port_0", "transport", "setup", "no_media", "direction", "no_sdp"})
 """Answers another transport may cure; a payload under a vendor's name it will not."""
 
@@ -32,39 +37,42 @@ class Answer:
     remote_host: str | None = None
     remote_port: int | None = None
     payloads: tuple[PayloadFormat, ...] | None = None
+    observed: tuple[str, ...] = ()
+    """What of it is worth noting in the device's profile (gateway.profile.OBSERVED)."""
 
 
 def ladder(profile: Profile, default: Transport, pinned: Transport | None) -> list[Rung]:
-    """Ways to try, in order, each at most once: the device's own (else the gateway's default), UDP, TCP passive,
-    TCP active, then the long payload list over the first one.
+    """Ways to try, in order, each at most once: the device's own (else the gateway's default), those of its ladder
+    (else UDP, TCP passive, TCP active), then the long payload list over the first one.
 
     ``pinned`` by the caller: that one alone. The plain form has no variants: it is an operator's explicit choice.
     """
     form = profile.sdp_form
     if pinned is not None:
         return [Rung(pinned, form)]
+    allowed = [Transport(way) for way in profile.media_ladder or ()] or [
+        *(Transport.UDP, Transport.TCP_PASSIVE, Transport.TCP_ACTIVE)
+    ]
     first = Transport(profile.media_transport) if profile.media_transport else default
-    transports = [first, Transport.UDP, Transport.TCP_PASSIVE, Transport.TCP_ACTIVE]
-    rungs = [Rung(transport, form) for transport in dict.fromkeys(transports)]
+    if first not in allowed and not profile.media_transport:
+        first = allowed[0]
+    rungs = [Rung(transport, form) for transport in dict.fromkeys([first, *allowed])]
     return [*rungs, Rung(first, "long")] if form == "standard" else rungs
 
 
 def remember(registry: Registry, device: Device, rung: Rung, first: Rung, *, works: bool) -> None:
-    """Note in the device's profile which rung works, unless an operator chose (``media_transport_learned`` false).
+    """Learn which rung works, unless an operator chose the way.
 
-    A learned way that stopped working is forgotten, so that the next play starts from the default.
+    A learned way that stopped working is forgotten, so that the next play starts anew.
     """
     profile = device.profile
-    if profile.media_transport is not None and not profile.media_transport_learned:
+    if profile.origin("media_transport") == "operator":
         return
     if works and rung != first:
-        profile.media_transport, profile.sdp_form = rung.transport.value, rung.form
-    elif not works and profile.media_transport_learned:
-        profile.media_transport, profile.sdp_form = None, "standard"
-    else:
-        return
-    profile.media_transport_learned = works
-    registry.put_device(device)
+        form = rung.form if rung.form != "standard" else None
+        registry.learn(device, media_transport=rung.transport.value, sdp_form=form)
+    elif not works and profile.origin("media_transport") == "learned":
+        registry.learn(device, media_transport=None, sdp_form=None)
 
 
 def build_offer(
@@ -91,12 +99,19 @@ def build_offer(
 
 
 def read_answer(
-    body: bytes, *, offer: sdp.SessionDescription, rung: Rung, offered_ssrc: int, peer_host: str
+    body: bytes,
+    *,
+    offer: sdp.SessionDescription,
+    rung: Rung,
+    offered_ssrc: int,
+    peer_host: str,
+    ssrc_policy: str = "learn",
 ) -> Answer:
     """Check the body of the 200 (G190, G199, G234; quirks 27, 30, 41). Raises PlayFailed(sdp_not_accepted).
 
     ``peer_host`` is where the device's signalling comes from: media are held to that host only when the answer
     names the same one, because behind NAT, or with a media server of its own, a device names another.
+    ``ssrc_policy`` own: what it names as its SSRC is noted but not believed.
     """
     try:
         answer = sdp.read_answer(body, offer)
@@ -108,6 +123,10 @@ def read_answer(
             other_way=error.label in REFUSED_LABELS,
         ) from error
     ssrc = answer.ssrc or None  # y=0000000000 names no SSRC (quirk 28)
+    observed = [_REMARKS[remark] for remark in answer.remarks if remark in _REMARKS]
+    if ssrc is not None and ssrc != offered_ssrc:
+        observed.append("answer_ssrc")
+        ssrc = None if ssrc_policy == "own" else ssrc
     payloads = tuple(
         PayloadFormat(number=p.number, encoding=p.encoding, clock_rate_hz=p.clock_rate_hz)
         for p in answer.payloads
@@ -121,4 +140,5 @@ def read_answer(
         remote_host=host,
         remote_port=port,
         payloads=payloads if body.strip() else None,
+        observed=tuple(observed),
     )

@@ -42,6 +42,14 @@ class Inviter(Protocol):
     ) -> InviteSession: ...
 
 
+class Learner(Protocol):
+    """The registry, as far as it keeps what devices turned out to need."""
+
+    def learn(self, device: Device, **settings: Any) -> bool: ...
+
+    def observe(self, device: Device, name: str, detail: str = "") -> None: ...
+
+
 class Opener:
     """Does what is needed to open one stream and knows how to undo each step.
 
@@ -74,8 +82,8 @@ class Opener:
         self._streams_of: dict[str, int] = defaultdict(int)
         self.by_stream: dict[str, LiveSession] = {}
         self.on_dialog_ended: Callable[[LiveSession, InviteSession], None] | None = None
-        self.device_limits: dict[str, int] = {}
-        """Streams a device allowed before it said 486, as learned (quirk 34)."""
+        self.learner: Learner | None = None
+        """Keeps what devices turn out to need, and do differently (the registry)."""
 
     async def close(self) -> None:
         """Let go of BYEs that nobody answered yet; their dialogs stay in the journal for the next start."""
@@ -96,7 +104,8 @@ class Opener:
             ssrc = self._lease_ssrc(undo)
             address = self._address.for_peer(flow.host)
             try:
-                node, port, picture = await self._receiver(session, rung.transport, ssrc, undo)
+                strict = device.profile.ssrc == "strict"
+                node, port, picture = await self._receiver(session, rung.transport, ssrc, undo, strict=strict)
                 offer = build_offer(
                     own_id=self._server_id,
                     address=address,
@@ -107,18 +116,24 @@ class Opener:
                     stream_number=stream_number,
                 )
                 timeout_s = min(self._settings.invite_timeout_s, deadline - _loop_time())
-                dialog = await self._invite(
-                    flow, device.device_id, channel_id, offer.to_bytes(), ssrc, timeout_s
-                )
+                dialog = await self._invite(flow, device, channel_id, offer.to_bytes(), ssrc, timeout_s)
                 self._connected(session, dialog, ssrc, undo)
                 answer = read_answer(
-                    dialog.remote_sdp, offer=offer, rung=rung, offered_ssrc=ssrc, peer_host=flow.host
+                    dialog.remote_sdp,
+                    offer=offer,
+                    rung=rung,
+                    offered_ssrc=ssrc,
+                    peer_host=flow.host,
+                    ssrc_policy=device.profile.ssrc,
                 )
+                for name in answer.observed:
+                    self.observe(device, name)
                 await self._learn(session, node, answer)
             except MediaError as error:
                 raise media_failure(error) from error
             picture_s = min(self._settings.first_picture_timeout_s, deadline - _loop_time())
             await self._first_picture(session, node, picture, picture_s)
+            self._outgrown(device)
             session.undo = undo.pop_all()
 
     async def attempt_offerless(self, session: LiveSession, invite: IncomingInvite, ssrc: int | None) -> None:
@@ -167,6 +182,17 @@ class Opener:
             await self._first_picture(session, node, picture, self._settings.first_picture_timeout_s)
             session.undo = undo.pop_all()
 
+    def observe(self, device: Device, name: str, detail: str = "") -> None:
+        """Note in the device's profile what it does differently."""
+        if self.learner is not None:
+            self.learner.observe(device, name, detail)
+
+    def _outgrown(self, device: Device) -> None:
+        """It gives more streams than it was thought to: the learned limit is forgotten."""
+        learned = device.profile.layers.learned.get("max_streams")
+        if learned is not None and self.open_streams(device.device_id) > learned and self.learner is not None:
+            self.learner.learn(device, max_streams=None)
+
     def _lease_ssrc(self, undo: AsyncExitStack) -> int:
         try:
             ssrc = self._ssrc_pool.lease("live", self._clock.mono())
@@ -176,7 +202,13 @@ class Opener:
         return ssrc
 
     async def _receiver(
-        self, session: LiveSession, transport: Transport, ssrc: int | None, undo: AsyncExitStack
+        self,
+        session: LiveSession,
+        transport: Transport,
+        ssrc: int | None,
+        undo: AsyncExitStack,
+        *,
+        strict: bool = False,
     ) -> tuple[NodeHandle, int, asyncio.Future[StreamReady]]:
         """A receiver on the least loaded node: the node, the port, and the future of the first picture."""
         settings = self._settings
@@ -188,6 +220,7 @@ class Opener:
                 transport=transport,
                 ssrc=ssrc,
                 shared_port=settings.use_shared_port,
+                strict_ssrc=strict,
                 no_rtp_timeout_s=settings.no_rtp_timeout_s,
                 idle_grace_s=settings.idle_grace_s,
             )
@@ -234,7 +267,7 @@ class Opener:
         self._journal.put(*session.key[:2], ssrc or 0, dialog.snapshot())
 
     async def _invite(
-        self, flow: Flow, device_id: str, channel_id: str, offer: bytes, ssrc: int, timeout_s: float
+        self, flow: Flow, device: Device, channel_id: str, offer: bytes, ssrc: int, timeout_s: float
     ) -> InviteSession:
         """INVITE to the channel over the device's flow. Raises PlayFailed with what the answer means."""
         serial = format_ssrc(ssrc)
@@ -248,12 +281,16 @@ class Opener:
                 timeout_s=timeout_s,
             )
         except Rejected as error:
-            streams = self.open_streams(device_id)
+            streams = self.open_streams(device.device_id)
             failure = refusal(error.status, error.reason, streams)
-            if failure.cause is PlayCause.BUSY and streams:
-                self.device_limits[device_id] = streams
+            if failure.cause is PlayCause.BUSY:
+                self.observe(device, "busy", f"{error.status} with {streams} streams open")
+                if streams and self.learner is not None:
+                    self.learner.learn(device, max_streams=streams)
             raise failure from error
         except TransactionTimeout as error:
+            if error.provisional:
+                self.observe(device, "no_final_answer")
             raise silence(provisional=error.provisional, timeout_s=timeout_s) from error
         except TransportFailed as error:
             raise PlayFailed(PlayCause.DEVICE_OFFLINE, f"the INVITE could not be sent: {error}") from error
@@ -298,14 +335,17 @@ class Opener:
     async def _hang_up(self, session: LiveSession, dialog: InviteSession) -> None:
         """BYE now; wait a moment for its answer, then let it be repeated in the background (quirk 33)."""
         self._count(session.key[0], -1)
-        bye = asyncio.create_task(self._bye(dialog), name=f"bye-{session.key[1]}")
+        bye = asyncio.create_task(self._bye(session, dialog, dialog.snapshot()), name=f"bye-{session.key[1]}")
         self._byes.add(bye)
         bye.add_done_callback(self._byes.discard)
         await asyncio.wait([bye], timeout=BYE_WAIT_S)
 
-    async def _bye(self, dialog: InviteSession) -> None:
-        await dialog.bye()
-        self._journal.remove(dialog.call_id)
+    async def _bye(self, session: LiveSession, dialog: InviteSession, record: dict[str, Any]) -> None:
+        lost = dialog.ended.done() and dialog.ended.result() == "transport"  # no BYE got through
+        if await dialog.bye() is False or lost:
+            self._journal.haunted(*session.key[:2], session.info.ssrc or 0, record)
+        else:
+            self._journal.remove(dialog.call_id)
 
     async def close_receiver(self, node: NodeHandle, stream_id: str) -> None:
         if not node.alive:

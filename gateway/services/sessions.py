@@ -27,6 +27,7 @@ from gateway.services.session_journal import DialogJournal
 from gateway.services.session_offer import Rung, ladder, remember
 from gateway.services.session_opening import Opener
 from gateway.services.session_record import LiveKey, LiveSession
+from gateway.services.session_room import Room
 from gateway.services.session_table import SessionTable, Work
 from gateway.services.session_watch import KeyFrameSender, SessionWatch, ViewerListener
 from media import tickets
@@ -86,6 +87,8 @@ class Sessions:
             player=self,
             clock=self._clock,
         )
+        self._room = Room(table=self._table, opener=opener, clock=self._clock)
+        opener.learner = registry
         self._forms = SessionForms(
             settings=settings, table=self._table, opener=opener, player=self, clock=self._clock
         )
@@ -127,6 +130,7 @@ class Sessions:
         for device_id in self._journal.waiting:
             device = self._registry.devices.get(device_id)
             if device is not None and device.online:
+        self._watch.on_foreign_ssrc = self._journal.ghosts.heard
                 self._journal.device_registered(device_id, device.flow)
 
     async def close(self) -> None:
@@ -181,9 +185,10 @@ class Sessions:
         for rung in rungs:
             try:
                 async with asyncio.timeout_at(deadline):
-                    await self._opener.attempt(session, device, rung, deadline)
+                    await self._attempt(session, device, rung, deadline)
                 remember(self._registry, device, rung, rungs[0], works=True)
                 return
+        await self._room.make(device)
             except TimeoutError:
                 failures.append((rung, PlayFailed(PlayCause.INVITE_TIMEOUT, "the deadline passed")))
             except PlayFailed as failure:
@@ -204,6 +209,20 @@ class Sessions:
         if device is None:
             cause, detail = PlayCause.NOT_FOUND, f"device {device_id} is not known"
         elif self._registry.channel(device_id, channel_id) is None and channel_id != device_id:
+    async def _attempt(self, session: LiveSession, device: Device, rung: Rung, deadline: float) -> None:
+        """One try; a device that is full is asked once more when an idle stream of it could be ended (quirk 34)."""
+        try:
+            await self._opener.attempt(session, device, rung, deadline)
+        except PlayFailed as failure:
+            if failure.cause is not PlayCause.BUSY:
+                raise
+            if await self._room.end_idle(device.device_id):
+                await self._opener.attempt(session, device, rung, deadline)
+                return
+            busy = self._room.busy(device, failure.detail)
+            busy.device_status = failure.device_status
+            raise busy from failure
+
             cause, detail = PlayCause.NOT_FOUND, f"channel {channel_id} is not known at {device_id}"
         elif not device.online or (device.flow is None and not device.local):
             cause, detail = PlayCause.DEVICE_OFFLINE, f"device {device_id} is offline"
@@ -370,8 +389,9 @@ class Sessions:
 
     @property
     def device_limits(self) -> dict[str, int]:
-        """Streams a device allowed before it said 486, as learned (quirk 34)."""
-        return self._opener.device_limits
+        """Streams that devices give at the same time, where a limit is known (quirk 34)."""
+        limits = {device_id: d.profile.max_streams for device_id, d in self._registry.devices.items()}
+        return {device_id: limit for device_id, limit in limits.items() if limit is not None}
 
     @property
     def failures(self) -> dict[str, int]:

@@ -117,7 +117,7 @@ class GbSource:
         self._reporter: Address | None = None
         self.ingest = Ingest(
             ssrc=spec.ssrc, deliver=self._deliver, on_fault=self.report_fault, on_rtcp=self._rtcp_in_media,
-            window_s=window_s, payloads=spec.payloads,
+            window_s=window_s, payloads=spec.payloads, strict=spec.strict_ssrc,
         )  # fmt: skip
         self._held = self.ingest.reorder.held
         self.content = Content(payloads=spec.payloads, publish=self._publish, on_fault=self.report_fault)

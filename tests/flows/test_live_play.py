@@ -263,9 +263,9 @@ async def test_a_camera_that_only_dials_tcp(nodes: Nodes) -> None:
         device = house.add(CAMERA, camera.flow)
         session = await house.sessions.play(CAMERA, CAMERA)
         assert session.info.transport == "tcp_passive"
-        assert (device.profile.media_transport, device.profile.media_transport_learned) == (
+        assert (device.profile.media_transport, device.profile.origin("media_transport")) == (
             "tcp_passive",
-            True,
+            "learned",
         )
         await house.sessions.stop(session.session_id)
         await house.sessions.play(CAMERA, CAMERA)

@@ -356,7 +356,7 @@ class TestQuery:
                 gateway.device(), DeviceInfoResponse(sn=2, device_id=NVR, device_name="新密")
             )
             assert "新密".encode() in device.requests[-1].body
-            gateway.device().profile.charset = "GB18030"
+            gateway.device().profile.order(charset="GB18030")
             await gateway.dispatch.send(
                 gateway.device(), DeviceInfoResponse(sn=3, device_id=NVR, device_name="䶮")
             )

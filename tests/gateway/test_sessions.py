@@ -128,7 +128,8 @@ class FakeEndpoint:
         self.dialogs.append(dialog)
         return dialog
 
-    async def end_orphan(self, snapshot: dict[str, Any], *, flow: Flow | None = None) -> None: ...
+    async def end_orphan(self, snapshot: dict[str, Any], *, flow: Flow | None = None) -> bool:
+        return True
 
 
 class FakeClient:

@@ -18,8 +18,9 @@ class FakeEndpoint:
     def __init__(self) -> None:
         self.ended: list[tuple[str, Flow | None]] = []
 
-    async def end_orphan(self, snapshot: dict[str, Any], *, flow: Flow | None = None) -> None:
+    async def end_orphan(self, snapshot: dict[str, Any], *, flow: Flow | None = None) -> bool:
         self.ended.append((snapshot["call_id"], flow))
+        return True
 
 
 class FakeJournal(dict[str, dict[str, Any]]):

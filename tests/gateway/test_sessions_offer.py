@@ -103,9 +103,9 @@ def test_what_worked_is_remembered_unless_an_operator_chose() -> None:
     remember(registry, peer, UDP, UDP, works=True)
     assert peer.profile.media_transport is None
     remember(registry, peer, ACTIVE, PASSIVE, works=True)
-    assert (peer.profile.media_transport, peer.profile.media_transport_learned) == ("tcp_active", True)
+    assert (peer.profile.media_transport, peer.profile.origin("media_transport")) == ("tcp_active", "learned")
     remember(registry, peer, ACTIVE, ACTIVE, works=False)
-    assert (peer.profile.media_transport, peer.profile.media_transport_learned) == (None, False)
+    assert (peer.profile.media_transport, peer.profile.origin("media_transport")) == (None, "default")
 
     chosen = registry.put_device(device(media_transport="udp"))
     remember(registry, chosen, ACTIVE, UDP, works=True)
@@ -170,7 +170,7 @@ def test_media_are_held_to_the_signalling_host_only_when_named() -> None:
 
 @pytest.mark.quirk(41)
 def test_a_200_without_sdp_is_an_agreement_for_tcp_passive_only() -> None:
-    assert read(b"", PASSIVE) == Answer()
+    assert read(b"", PASSIVE) == Answer(observed=("no_sdp",))
     with pytest.raises(PlayFailed) as failure:
         read(b"", UDP)
     assert (failure.value.cause, failure.value.sip_status) == (PlayCause.SDP_NOT_ACCEPTED, 488)
