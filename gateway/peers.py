@@ -126,11 +126,11 @@ class Peers:
         if known.transport != "udp" or flow.transport != "udp":
             return
         self.rebindings += 1
+        self.registry.observe(device, "rebound")
         logger.info("device rebound device=%s old=%s new=%s", device.device_id, known, flow)
         self.registry.set_flow(device, flow)
 
     def _by_flow(self, flow: Flow, user: str, now: float) -> Device | None:
-        self.registry.observe(device, "rebound")
         """Some devices put a channel's code or ours into From (quirk 23): the exact flow decides.
 
         Behind one socket there may be several devices; then the one that owns the channel named.

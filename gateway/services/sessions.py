@@ -124,13 +124,13 @@ class Sessions:
 
     async def start(self) -> None:
         """Listen to nodes and devices, and end the dialogs that a crash left behind (G237)."""
+        self._watch.on_foreign_ssrc = self._journal.ghosts.heard
         self._watch.start()
         self._unsubscribe = self._bus.subscribe(DeviceOnline, callback=self._device_online)
         await self._journal.end_orphans()
         for device_id in self._journal.waiting:
             device = self._registry.devices.get(device_id)
             if device is not None and device.online:
-        self._watch.on_foreign_ssrc = self._journal.ghosts.heard
                 self._journal.device_registered(device_id, device.flow)
 
     async def close(self) -> None:
@@ -182,13 +182,13 @@ class Sessions:
         settings, loop = self._settings, asyncio.get_running_loop()
         deadline = loop.time() + settings.invite_timeout_s + 2 * settings.first_picture_timeout_s
         failures: Tries = []
+        await self._room.make(device)
         for rung in rungs:
             try:
                 async with asyncio.timeout_at(deadline):
                     await self._attempt(session, device, rung, deadline)
                 remember(self._registry, device, rung, rungs[0], works=True)
                 return
-        await self._room.make(device)
             except TimeoutError:
                 failures.append((rung, PlayFailed(PlayCause.INVITE_TIMEOUT, "the deadline passed")))
             except PlayFailed as failure:
@@ -203,12 +203,6 @@ class Sessions:
         remember(self._registry, device, rungs[0], rungs[0], works=False)
         raise _most_telling(failures)
 
-    def _playable(self, device_id: str, channel_id: str) -> Device:
-        """The device of a channel that can be asked now. Raises PlayFailed(not_found, device_offline, node_down)."""
-        device = self._registry.devices.get(device_id)
-        if device is None:
-            cause, detail = PlayCause.NOT_FOUND, f"device {device_id} is not known"
-        elif self._registry.channel(device_id, channel_id) is None and channel_id != device_id:
     async def _attempt(self, session: LiveSession, device: Device, rung: Rung, deadline: float) -> None:
         """One try; a device that is full is asked once more when an idle stream of it could be ended (quirk 34)."""
         try:
@@ -223,6 +217,12 @@ class Sessions:
             busy.device_status = failure.device_status
             raise busy from failure
 
+    def _playable(self, device_id: str, channel_id: str) -> Device:
+        """The device of a channel that can be asked now. Raises PlayFailed(not_found, device_offline, node_down)."""
+        device = self._registry.devices.get(device_id)
+        if device is None:
+            cause, detail = PlayCause.NOT_FOUND, f"device {device_id} is not known"
+        elif self._registry.channel(device_id, channel_id) is None and channel_id != device_id:
             cause, detail = PlayCause.NOT_FOUND, f"channel {channel_id} is not known at {device_id}"
         elif not device.online or (device.flow is None and not device.local):
             cause, detail = PlayCause.DEVICE_OFFLINE, f"device {device_id} is offline"
