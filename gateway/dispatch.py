@@ -16,6 +16,7 @@ from gateway.clock import Clock
 from gateway.events import EventBus, SecurityEvent
 from gateway.inbox import Inbox
 from gateway.model import Device
+from gateway.origin import USER_HEADER, Origin, acting_for
 from gateway.outbox import QUERY_TIMEOUT_S, Outbox, Requester
 from gateway.peers import Peer, PeerKind, Peers, sender_of
 from gateway.services.limits import TokenBuckets
@@ -65,6 +66,7 @@ class Dispatch:
         liveness: Liveness,
         bus: EventBus,
         clock: Clock | None = None,
+        own_id: str = "",
     ) -> None:
         self.peers = peers
         self._registrar = registrar
@@ -72,7 +74,7 @@ class Dispatch:
         self._bus = bus
         self._clock = clock or Clock()
         self.desk = AnswerDesk()
-        self.outbox = Outbox(endpoint=endpoint, domain=domain, desk=self.desk)
+        self.outbox = Outbox(endpoint=endpoint, domain=domain, desk=self.desk, own_id=own_id)
         self.outbox.on_answered = self._answered
         self.outbox.learner = peers.registry
         self.inbox = Inbox(clock=self._clock)
@@ -263,7 +265,8 @@ class Dispatch:
             return _OK
 
         async def work() -> None:
-            answer = await handler(peer, body, incoming)
+            with acting_for(_origin_of(peer, incoming)):
+                answer = await handler(peer, body, incoming)
             if answer is not None:
                 await self.send_to(peer, answer)
 
@@ -335,6 +338,10 @@ class Dispatch:
         """See :meth:`Outbox.ask`: for answers in several parts."""
         return await self.outbox.ask(device, body)
 
+    def said_last(self, device_id: str) -> str:
+        """See :meth:`AnswerDesk.said_last`."""
+        return self.desk.said_last(device_id)
+
     def next_sn(self, peer_id: str) -> int:
         """SN of the next query or command to this peer."""
         return self.desk.next_sn(peer_id)
@@ -358,6 +365,13 @@ class Dispatch:
     async def close(self) -> None:
         """Stop working off messages."""
         await self.inbox.close()
+
+
+def _origin_of(peer: Peer, incoming: Incoming) -> Origin:
+    """Whose wish a message is: an upper's user, where the upper names him (8.3); nobody's else."""
+    if peer.platform is None:
+        return Origin()
+    return Origin(incoming.request.headers.get(USER_HEADER))
 
 
 def _known_event(incoming: Incoming) -> bool:

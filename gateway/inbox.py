@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Hashable
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ Job = Callable[[], Coroutine[Any, Any, None]]
 
 @dataclass(slots=True)
 class _Lane:
-    jobs: deque[tuple[Job, int, float]] = field(default_factory=deque)
+    jobs: deque[tuple[Job, int, float, Context]] = field(default_factory=deque)
     size_bytes: int = 0
     task: asyncio.Task[None] | None = None
 
@@ -40,7 +41,10 @@ class Inbox:
         self.counts: Counter[str] = Counter()
 
     def put(self, key: Hashable, job: Job, size_bytes: int = 0) -> bool:
-        """Queue one job for a peer; False when its lane is full (counted) or everything is being closed."""
+        """Queue one job for a peer; False when its lane is full (counted) or everything is being closed.
+
+        The job runs in the context (gateway.origin) of whoever put it, not of whoever began the lane.
+        """
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = _Lane()
@@ -48,7 +52,7 @@ class Inbox:
         if self._closed or (full and lane.jobs):
             self.counts["full"] += 1
             return False
-        lane.jobs.append((job, size_bytes, self._clock.mono()))
+        lane.jobs.append((job, size_bytes, self._clock.mono(), copy_context()))
         lane.size_bytes += size_bytes
         if lane.task is None:
             lane.task = asyncio.create_task(self._work_off(key, lane), name=f"inbox-{key}")
@@ -56,8 +60,8 @@ class Inbox:
 
     async def _work_off(self, key: Hashable, lane: _Lane) -> None:
         while lane.jobs:
-            job, size_bytes, _ = lane.jobs[0]
-            task = asyncio.create_task(job())
+            job, size_bytes, _, context = lane.jobs[0]
+            task = asyncio.create_task(job(), context=context)
             try:
                 await asyncio.wait({task})
             except asyncio.CancelledError:

@@ -143,6 +143,9 @@ class Platform:
     host: str
     port: int
     transport: str = "udp"
+    """udp | tcp | tls."""
+    tls_server_name: str = ""
+    """TLS: the name its certificate must hold; empty: host."""
     our_id: str = ""
     """The code we use toward it; empty: our server code."""
     username: str = ""
@@ -202,6 +205,8 @@ class PlatformStatus:
     subscriptions: int = 0
     streams: int = 0
     next_try_in_s: float | None = None
+    server: str = ""
+    """Where we are registered: its own address, or the server it redirected us to (9.1.2.3)."""
 
 
 class SessionKind(StrEnum):
@@ -237,4 +242,6 @@ class SessionInfo:
     audio_codec: str = ""
     viewers: int = 0
     uppers: tuple[str, ...] = ()
+    route_path: str = ""
+    """Platforms on the way to the camera as the next one told (X-RoutePath); "" when it told nothing."""
     end_cause: str = ""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from gateway.answers import AnswerDesk, Question
 from gateway.errors import DeviceIsOffline, DeviceSilent, NotSupported, QueryRefused
 from gateway.model import Device
+from gateway.origin import headers_for
 from sip.errors import TransactionTimeout, TransportFailed
 from sip.flow import Target
 from sip.manscdp import CONTENT_TYPE, Body, Decoded, Edition, encode
@@ -36,16 +37,24 @@ class Requester(Protocol):
     """The part of the SIP endpoint that sends a request outside of dialogs."""
 
     async def request(
-        self, method: str, target: Target, *, to: str, body: bytes = b"", content_type: str = ""
+        self,
+        method: str,
+        target: Target,
+        *,
+        to: str,
+        body: bytes = b"",
+        content_type: str = "",
+        headers: Sequence[tuple[str, str]] = (),
     ) -> Response: ...
 
 
 class Outbox:
     """Sends to devices. ``counts``: sent, refused, silent, failed."""
 
-    def __init__(self, *, endpoint: Requester, domain: str, desk: AnswerDesk) -> None:
+    def __init__(self, *, endpoint: Requester, domain: str, desk: AnswerDesk, own_id: str = "") -> None:
         self._endpoint = endpoint
         self._domain = domain
+        self._own_id = own_id
         self._contrary: dict[str, int] = {}
         self.learner: Learner | None = None
         self.desk = desk
@@ -91,6 +100,7 @@ class Outbox:
                 to=f"sip:{device.device_id}@{self._domain}",
                 body=self.encode_for(device, body),
                 content_type=CONTENT_TYPE,
+                headers=headers_for(device, self._own_id),
             )
         except TransactionTimeout:
             self.counts["silent"] += 1

@@ -151,6 +151,7 @@ class Calling:
                 local_sdp=transaction.request.body,
                 remote_sdp=event.response.body,
             )
+            dialog.context.accepted = event.response
             dialog.context.acknowledged.set_result(None)
         future.set_result((event.response, event.flow))
 

@@ -36,6 +36,8 @@ class InviteSession:
         self.local_sdp = local_sdp
         self.remote_sdp = remote_sdp
         self.ack_body = b""
+        self.accepted: Response | None = None
+        """The 200 to our INVITE; None where we were called."""
         self.on_request: RequestCallback | None = None
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[str] = loop.create_future()

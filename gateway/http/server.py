@@ -14,6 +14,7 @@ from gateway.http import openapi
 from gateway.http.auth import Gatekeeper
 from gateway.http.errors import STREAMING, Handler, Problem, problem_middleware
 from gateway.http.routes import Call, Route, invoke, routes_of
+from gateway.origin import Origin, acting_for
 from gateway.services.audit import Audit
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ TAGS = {
     "recordings": "What is recorded, when and for how long; timeline, events, evidence.",
     "alarms": "What devices raised: read, acknowledge, reset.",
     "positions": "Where things are and were, where cameras look.",
-    "control": "Pan, tilt, zoom, presets, key frames.",
+    "control": "Pan, tilt, zoom, presets, key frames, and every other command to devices.",
+    "queries": "What devices answer when they are asked now.",
     "platforms": "Upper platforms to which we register.",
     "shares": "Which channels each upper platform sees.",
     "sessions": "Media sessions that run now.",
@@ -118,10 +120,11 @@ class HttpServer:
             if spec.role is not None:
                 principal = await self._gatekeeper.identify(request, token_in_query=spec.token_in_query)
             call = Call(request, principal)
-            if spec.audited:
-                return await self._audited(declared, call)
-            self._gatekeeper.authorize(request, principal, spec.role)
-            return await invoke(declared, call)
+            with acting_for(Origin(principal.name if principal is not None else "")):
+                if spec.audited:
+                    return await self._audited(declared, call)
+                self._gatekeeper.authorize(request, principal, spec.role)
+                return await invoke(declared, call)
 
         return handle
 

@@ -139,6 +139,9 @@ class SessionView(View):
     audio_codec: str
     viewers: int
     uppers: list[str]
+    route_path: str = Field(
+        description="Codes of the platforms on the way to the camera, nearest first, joined by `-`; empty when not told."
+    )
 
 
 def device_view(device: Device, *, password_set: bool, channels: int, channels_online: int) -> DeviceView:

@@ -11,6 +11,7 @@ from gateway.errors import GatewayError
 from gateway.events import EventBus, SecurityEvent
 from gateway.inbox import Inbox
 from gateway.model import Channel, Device
+from gateway.origin import MAX_VALUE
 from gateway.services.cascade_items import Evidence
 from gateway.services.cascade_link import UpperLink
 from gateway.services.cascade_tree import Entry, Tree
@@ -304,7 +305,7 @@ class UpperCommands:
 def upper_user(link: UpperLink, user_identity: str) -> str:
     """Name in the audit log: the upper, and the user it names with our own code in front (8.3, G268)."""
     who = f"platform:{link.platform.platform_id}"
-    return f"{who} {link.identity.user}-{user_identity.strip()[:128]}" if user_identity.strip() else who
+    return f"{who} {link.identity.user}-{user_identity.strip()[:MAX_VALUE]}" if user_identity.strip() else who
 
 
 def _action(body: DeviceControl) -> str:

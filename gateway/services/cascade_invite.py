@@ -19,6 +19,18 @@ from config.settings import CascadeSettings
 from gateway.clock import Clock
 from gateway.events import EventBus, FirstPicture
 from gateway.model import ChannelKind, Platform, SessionKind
+from gateway.origin import (
+    PATH_HEADER,
+    ROUTE_HEADER,
+    USER_HEADER,
+    Origin,
+    acting_for,
+    current,
+    path_ahead,
+    route_path,
+    way_along,
+)
+from gateway.services.cascade_control import upper_user
 from gateway.services.cascade_ids import Key
 from gateway.services.cascade_journal import UpperJournal
 from gateway.services.cascade_link import UpperLink
@@ -165,8 +177,10 @@ class InviteRelay:
         contacts: ContactWriter,
         bus: EventBus,
         clock: Clock | None = None,
+        own_id: str = "",
     ) -> None:
         self._settings = settings
+        self._own_id = own_id
         self._sessions = sessions
         self._address = address
         self._ssrc_pool = ssrc_pool
@@ -180,6 +194,8 @@ class InviteRelay:
         """Set by the cascade: calls with uppers that must be ended after a crash."""
         self.history: History | None = None
         """Set by app.py: plays recordings for uppers."""
+        self.audit: Callable[[str, str, str, str, str], None] | None = None
+        """Set by app.py: who, action, target, result, detail."""
 
     def relays(self, platform_id: str) -> list[Relay]:
         """Relays to one upper, those being opened included."""
@@ -187,8 +203,11 @@ class InviteRelay:
 
     async def invite(self, link: UpperLink, tree: Tree, incoming: IncomingInvite) -> Reply | None:
         """Handle one INVITE from this upper; 100 went out already. Returns when the ACK came or it was refused."""
+        headers = incoming.request.headers
+        path = path_ahead(headers.get(PATH_HEADER), link.identity.user, self._own_id)
         try:
-            await self._invite(link, tree, incoming)
+            with acting_for(Origin(headers.get(USER_HEADER), path)):
+                await self._invite(link, tree, incoming)
             return None
         except PlayFailed as failure:
             status, text = failure.sip_status, failure.cause.value
@@ -206,6 +225,7 @@ class InviteRelay:
         except RemoteError as error:
             status, text = error.status, error.label
         self.counts.refused[status] = self.counts.refused.get(status, 0) + 1
+        self._note(link, incoming, subject_parts(incoming)[0], text)
         log.info(
             "relay refused platform_id=%s call_id=%s status=%d cause=%s",
             *(link.platform.platform_id, incoming.request.call_id, status, text),
@@ -236,6 +256,13 @@ class InviteRelay:
             self._finish(relay)
         else:
             relay.dialog.ended.add_done_callback(lambda ended: self.end(relay, _dialog_cause(ended)))
+
+    def _note(self, link: UpperLink, incoming: IncomingInvite, target: str, result: str) -> None:
+        """Who of the upper wanted to see what (8.3, G268); playback and download are written down where they begin."""
+        if self.audit is not None:
+            headers = incoming.request.headers
+            who = upper_user(link, headers.get(USER_HEADER) or "")
+            self.audit(who, "play", target, result, headers.get(PATH_HEADER) or "")
 
     async def info(self, incoming: Incoming) -> Reply:
         """INFO in the dialog of a playback or download. It may come before our task has seen the ACK."""
@@ -327,11 +354,13 @@ class InviteRelay:
         if relay.over:
             raise Refused(f"ended while being opened: {relay.over}", status=480)
         async with asyncio.timeout(self._settings.ack_guard_s):
-            relay.dialog = await incoming.accept(answer, headers=self._headers(link, incoming))
+            relay.dialog = await incoming.accept(answer, headers=self._headers(link, incoming, session))
         if self.journal is not None:
             self.journal.put(relay.dialog)
             undo.callback(self.journal.remove, relay.dialog)
         self.counts.accepted += 1
+        if wish.history is None:
+            self._note(link, incoming, "/".join(session.key[:2]), "ok")
         self._bus.publish(FirstPicture("upper", self._clock.mono() - began))
         if relay.over:
             return
@@ -354,7 +383,7 @@ class InviteRelay:
     async def _picture(self, relay: Relay, wish: _Wish, undo: AsyncExitStack, began: float) -> LiveSession:
         """The session once its first picture is there; or, when the upper will not wait any longer, as soon as the
         device has answered (quirk 35). Raises PlayFailed."""
-        device_id, channel_id = wish.entry.ways[0]
+        device_id, channel_id = way_along(wish.entry.ways, current().path) or wish.entry.ways[0]
         task = asyncio.create_task(
             self._sessions.play(device_id, channel_id, stream_number=wish.stream_number),
             name=f"relay {relay.relay_id}",
@@ -423,10 +452,14 @@ class InviteRelay:
         )
         return answer.to_bytes()
 
-    def _headers(self, link: UpperLink, incoming: IncomingInvite) -> list[tuple[str, str]]:
+    def _headers(
+        self, link: UpperLink, incoming: IncomingInvite, session: LiveSession
+    ) -> list[tuple[str, str]]:
+        """Contact, and the way the stream takes where a path was asked for or told from below (2022 H.3, G267)."""
         headers = [("Contact", self._contacts.contact(incoming.flow, link.identity.user))]
-        if incoming.request.headers.get("X-PreferredPath"):
-            headers.append(("X-RoutePath", link.identity.user))
+        below = session.info.route_path
+        if below or incoming.request.headers.get(PATH_HEADER):
+            headers.append((ROUTE_HEADER, route_path(link.identity.user, below)))
         return headers
 
     # -- ending ----------------------------------------------------------------------------------------------

@@ -41,6 +41,8 @@ LINGER_S = 0.3
 MISSING_TO_DELETE = 2
 SHRUNK_BELOW = 0.8
 SPREAD_S = 2.0
+STARTS_PER_S = 500
+"""After a storm of registrations catalogs are asked at about this rate, so that the registrations go first."""
 MIN_INTERVAL_S = 10.0
 _STATUS_EVENTS = frozenset({"ON", "OFF", "VLOST", "DEFECT"})
 
@@ -123,6 +125,7 @@ class CatalogService:
         self._running: dict[str, asyncio.Task[CatalogCollected]] = {}
         self._asked_mono: dict[str, float] = {}
         self._slots = asyncio.Semaphore(QUERIES_AT_ONCE)
+        self._soon = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._unsubscribe: list[Callable[[], None]] = []
 
@@ -161,7 +164,11 @@ class CatalogService:
         self._spawn(self._refresh_soon(event.device_id))
 
     async def _refresh_soon(self, device_id: str) -> None:
-        await asyncio.sleep(random.uniform(0, self._spread_s))
+        self._soon += 1
+        try:
+            await asyncio.sleep(random.uniform(0, max(self._spread_s, self._soon / STARTS_PER_S)))
+        finally:
+            self._soon -= 1
         try:
             await self.refresh(device_id)
         except GatewayError as error:

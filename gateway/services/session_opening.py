@@ -6,13 +6,14 @@ import asyncio
 import logging
 import secrets
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from config.settings import MediaSettings
 from gateway.clock import Clock
 from gateway.model import Device
+from gateway.origin import ROUTE_HEADER, headers_for, path_of
 from gateway.services.errors import PlayCause, PlayFailed
 from gateway.services.nodes import NodeHandle, Nodes
 from gateway.services.session_address import MediaAddress
@@ -21,7 +22,7 @@ from gateway.services.session_offer import Answer, Rung, build_offer, read_answe
 from gateway.services.session_record import LiveSession
 from gateway.services.session_verdict import diagnose, input_silent, media_failure, refusal, silence
 from media.errors import MediaError
-from media.specs import InputSpec, ReceiverSpec, ReceiverUpdate, StreamReady, Transport
+from media.specs import HistorySpec, InputSpec, ReceiverSpec, ReceiverUpdate, StreamReady, Transport
 from sip import sdp
 from sip.endpoint import IncomingInvite, InviteSession
 from sip.errors import Rejected, RemoteError, TransactionTimeout, TransportFailed
@@ -38,7 +39,14 @@ class Inviter(Protocol):
     """The part of the SIP endpoint that opens dialogs."""
 
     async def invite(
-        self, target: Target, *, to: str, offer: bytes, subject: str = "", timeout_s: float
+        self,
+        target: Target,
+        *,
+        to: str,
+        offer: bytes,
+        subject: str = "",
+        headers: Sequence[tuple[str, str]] = (),
+        timeout_s: float,
     ) -> InviteSession: ...
 
 
@@ -101,7 +109,7 @@ class Opener:
         if flow is None or not device.online:
             raise PlayFailed(PlayCause.DEVICE_OFFLINE, f"device {device.device_id} is offline")
         async with AsyncExitStack() as undo:
-            ssrc = self._lease_ssrc(undo)
+            ssrc = self._lease_ssrc(undo, "live" if session.history is None else "history")
             address = self._address.for_peer(flow.host)
             try:
                 strict = device.profile.ssrc == "strict"
@@ -113,7 +121,9 @@ class Opener:
                     ssrc=ssrc,
                     rung=rung,
                     device=device,
-                    stream_number=stream_number,
+                    stream_number=max(0, stream_number),
+                    history=session.history,
+                    channel_id=channel_id,
                 )
                 timeout_s = min(self._settings.invite_timeout_s, deadline - _loop_time())
                 dialog = await self._invite(flow, device, channel_id, offer.to_bytes(), ssrc, timeout_s)
@@ -128,6 +138,7 @@ class Opener:
                 )
                 for name in answer.observed:
                     self.observe(device, name)
+                session.filesize = answer.filesize
                 await self._learn(session, node, answer)
             except MediaError as error:
                 raise media_failure(error) from error
@@ -193,9 +204,9 @@ class Opener:
         if learned is not None and self.open_streams(device.device_id) > learned and self.learner is not None:
             self.learner.learn(device, max_streams=None)
 
-    def _lease_ssrc(self, undo: AsyncExitStack) -> int:
+    def _lease_ssrc(self, undo: AsyncExitStack, kind: Literal["live", "history"] = "live") -> int:
         try:
-            ssrc = self._ssrc_pool.lease("live", self._clock.mono())
+            ssrc = self._ssrc_pool.lease(kind, self._clock.mono())
         except SsrcExhausted as error:
             raise PlayFailed(PlayCause.NO_SSRC, str(error)) from error
         undo.callback(lambda: self._ssrc_pool.release(ssrc, self._clock.mono()))
@@ -222,7 +233,8 @@ class Opener:
                 shared_port=settings.use_shared_port,
                 strict_ssrc=strict,
                 no_rtp_timeout_s=settings.no_rtp_timeout_s,
-                idle_grace_s=settings.idle_grace_s,
+                idle_grace_s=settings.idle_grace_s if session.idle_grace_s is None else session.idle_grace_s,
+                history=_history_spec(session),
             )
         )
         undo.push_async_callback(self.close_receiver, node, stream_id)
@@ -263,6 +275,9 @@ class Opener:
         self._count(session.key[0], 1)
         undo.push_async_callback(self._hang_up, session, dialog)
         session.dialog, session.info.call_id = dialog, dialog.call_id
+        if dialog.accepted is not None:
+            session.info.route_path = "-".join(path_of(dialog.accepted.headers.get(ROUTE_HEADER)))
+        dialog.on_request = session.on_request
         dialog.ended.add_done_callback(lambda _: self._dialog_ended(session, dialog))
         self._journal.put(*session.key[:2], ssrc or 0, dialog.snapshot())
 
@@ -278,6 +293,7 @@ class Opener:
                 to=f"sip:{channel_id}@{self._domain}",
                 offer=offer,
                 subject=f"{channel_id}:{serial},{self._server_id}:{serial}",
+                headers=headers_for(device, self._server_id, invite=True),
                 timeout_s=timeout_s,
             )
         except Rejected as error:
@@ -366,6 +382,13 @@ class Opener:
     def _dialog_ended(self, session: LiveSession, dialog: InviteSession) -> None:
         if self.on_dialog_ended is not None:
             self.on_dialog_ended(session, dialog)
+
+
+def _history_spec(session: LiveSession) -> HistorySpec | None:
+    history = session.history
+    if history is None:
+        return None
+    return HistorySpec(length_s=history.end - history.start, keep_times=history.download_speed is not None)
 
 
 def _loop_time() -> float:
