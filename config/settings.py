@@ -296,6 +296,47 @@ class PlaybackSettings(Section):
     """Most that an upper gets of the downloadspeed it asks for."""
 
 
+class DeviceRecordingSettings(Section):
+    """Recordings in devices: lists, playing, downloads."""
+
+    first_answer_timeout_s: Annotated[float, Field(ge=1, le=120)] = 15.0
+    gap_timeout_s: Annotated[float, Field(ge=0.5, le=60)] = 4.0
+    """A list whose parts stop coming ends after this time, whatever its SumNum says."""
+    step_h: Annotated[float, Field(ge=0.25, le=168)] = 6.0
+    """A longer range is asked for in pieces of this length."""
+    keep_s: Annotated[float, Field(ge=0, le=3600)] = 20.0
+    """So long a complete list is given again without asking."""
+    most_records: Annotated[int, Field(ge=100)] = 50_000
+    drain_s: Annotated[float, Field(ge=0, le=30)] = 2.5
+    """Between the notice that all was sent and our BYE."""
+    download_directory: Path | None = None
+    """Default: downloads, in the storage directory."""
+    most_downloads: Annotated[int, Field(ge=1, le=64)] = 4
+    """At the same time; one per device. Others wait."""
+    most_waiting: Annotated[int, Field(ge=0, le=1000)] = 20
+    download_silence_s: Annotated[float, Field(ge=2, le=120)] = 10.0
+    """A download to which nothing new comes for this time is over."""
+    download_keep_h: Annotated[float, Field(ge=0.1, le=720)] = 24.0
+    download_reserve_bytes: Annotated[int, Field(ge=0)] = 2 * 1024**3
+    """Free space that downloads leave."""
+
+
+class TalkSettings(Section):
+    """Speaking to devices: talk and broadcast."""
+
+    most_talks: Annotated[int, Field(ge=1, le=500)] = 32
+    """Talks at the same time."""
+    most_targets: Annotated[int, Field(ge=1, le=500)] = 64
+    """Loudspeakers of one talk."""
+    invite_wait_s: Annotated[float, Field(ge=1, le=60)] = 10.0
+    """A device gets so long to fetch the sound after it was announced."""
+    longest_s: Annotated[float, Field(ge=10)] = 3600.0
+    packet_ms: Annotated[int, Field(ge=20, le=180)] = 20
+    """Sound per RTP packet (GB/T 28181-2022 C.2.4)."""
+    file_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 10 * 1024 * 1024
+    """Longest sound file or piece of sound that may be uploaded."""
+
+
 class HttpSettings(Section):
     host: str = "0.0.0.0"
     port: PortNumber = 8080
@@ -508,6 +549,36 @@ class VideoUploadSettings(Section):
         return "off" if value is False else value
 
 
+class ControlSettings(Section):
+    """Questions and commands to devices (GB/T 28181-2022 9.3, 9.5)."""
+
+    answer_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
+    """So long a device may take for its Response; then 504."""
+    gap_timeout_s: Annotated[float, Field(gt=0, le=60)] = 2.0
+    """A list in several parts is over when no further one came for so long."""
+    upgrade_timeout_s: Annotated[int, Field(ge=1, le=86400)] = 3600
+    """So long a device may take from accepting a firmware upgrade to telling how it went."""
+    upgrades_kept: Annotated[int, Field(ge=1, le=10_000)] = 500
+    """Upgrades that the API still shows; the oldest that are over go first."""
+
+
+class ProfilesSettings(Section):
+    """What is known of makes and models of devices."""
+
+    vendors_file: Path | None = None
+    """A file of your own in the form of config/vendors.yaml; it extends the shipped one."""
+
+
+class WireSettings(Section):
+    """The last SIP messages of each device and platform, kept in memory for the API (never on disk)."""
+
+    enabled: bool = True
+    messages_per_peer: Annotated[int, Field(ge=10, le=10_000)] = 200
+    bytes_per_peer: Annotated[int, Field(ge=16_384)] = 262_144
+    max_bytes: Annotated[int, Field(ge=1024**2)] = 64 * 1024**2
+    """For all peers together; with many peers each keeps less."""
+
+
 class LogSettings(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     format: Literal["text", "json"] = "text"
@@ -526,6 +597,8 @@ class Settings(Section):
     media: MediaSettings = MediaSettings()
     cascade: CascadeSettings = CascadeSettings()
     playback: PlaybackSettings = PlaybackSettings()
+    talk: TalkSettings = TalkSettings()
+    device_recordings: DeviceRecordingSettings = DeviceRecordingSettings()
     http: HttpSettings = HttpSettings()
     metrics: MetricsSettings = MetricsSettings()
     storage: StorageSettings = StorageSettings()
@@ -536,6 +609,9 @@ class Settings(Section):
     device_config: DeviceConfigSettings = DeviceConfigSettings()
     snapshots: SnapshotSettings = SnapshotSettings()
     video_upload: VideoUploadSettings = VideoUploadSettings()
+    control: ControlSettings = ControlSettings()
+    profiles: ProfilesSettings = ProfilesSettings()
+    wire: WireSettings = WireSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("storage")

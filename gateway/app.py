@@ -16,6 +16,7 @@ from gateway.http.health import SystemFacts
 from gateway.metrics import Metrics
 from gateway.metrics_alarms import AlarmGauges
 from gateway.metrics_recording import RecordingGauges
+from gateway.metrics_signalling import SignallingGauges
 from gateway.metrics_state import Sources
 from gateway.networks import AddressFault, OwnAddress, address_of
 from gateway.peers import Peers
@@ -36,17 +37,23 @@ from gateway.services.cascade_playback import UpperPlayback
 from gateway.services.cascade_records import OwnRecords, UpperRecords
 from gateway.services.catalog import CatalogService
 from gateway.services.census import Census, division_names
+from gateway.services.commands import DeviceCommands
 from gateway.services.control import Control
 from gateway.services.device_info import DeviceInfoService
+from gateway.services.device_playback import DevicePlaybacks
+from gateway.services.device_playback_choice import PlaybackChoice
+from gateway.services.device_playback_end import HistoryEnds
 from gateway.services.inputs import Inputs
 from gateway.services.inputs_provisioning import enter_inputs
 from gateway.services.liveness import Liveness
 from gateway.services.nodes import NodePlan, Nodes
+from gateway.services.note_check import NoteCheck
 from gateway.services.onvif import Onvif
 from gateway.services.playback import Playbacks
 from gateway.services.playback_library import Library
 from gateway.services.positions import PositionService
 from gateway.services.recording_parts import Recording
+from gateway.services.redirect import Redirect
 from gateway.services.registrar import Registrar
 from gateway.services.session_address import MediaAddress
 from gateway.services.session_journal import DialogJournal
@@ -54,20 +61,23 @@ from gateway.services.session_opening import Opener
 from gateway.services.session_third_party import MediaServerRole
 from gateway.services.sessions import Sessions
 from gateway.services.subscriptions import SubscriptionService
+from gateway.services.tls_files import TlsFiles
+from gateway.services.upgrade import Upgrades
 from gateway.services.wanted import WantedStreams
 from gateway.storage.alarms import AlarmStore
 from gateway.storage.database import Database, StorageFailed
 from gateway.storage.devices import load_registry
 from gateway.storage.inputs import InputStore
 from gateway.storage.journal import Journal
+from gateway.storage.notes import NoteStore
 from gateway.storage.platforms import PlatformStore
 from gateway.storage.positions import PositionStore
-from gateway.storage.recordings import RecordingStore
 from gateway.storage.users import UserStore
 from gateway.storage.writer import Writer
 from sip.endpoint import Endpoint, Identity, Incoming, Limits
 from sip.flow import Flow
 from sip.ids import SsrcPool
+from sip.manscdp import MediaStatusNotify
 from sip.transport import TransportLimits
 
 logger = logging.getLogger(__name__)
@@ -121,6 +131,14 @@ class Gateway:
         sip = self.settings.sip
         self.identity = Identity(sip.server_id, sip.domain)
         self.own_address = OwnAddress(sip)
+        self.tls_files = TlsFiles(sip.tls)
+        self.notes = NoteCheck(
+            store=NoteStore(self.database),
+            registry=self.registry,
+            bus=self.bus,
+            window_s=sip.note_window_s,
+            clock=self.clock,
+        )
         self.endpoint = Endpoint(
             self.identity,
             host=sip.host,
@@ -131,6 +149,8 @@ class Gateway:
             advertise=self.own_address.configured,
             observer=self.metrics,
             stray_notify=self.settings.catalog.tolerant_notify,
+            tls=self.tls_files.tls,
+            guard=self.notes,
         )
         self.own_address.route = self.endpoint.local_address
 
@@ -153,8 +173,10 @@ class Gateway:
             liveness=self.liveness,
             bus=self.bus,
             clock=self.clock,
+            redirect=Redirect(settings.redirect, settings.sip.server_id),
         )
         self.peers = Peers(registry=self.registry, liveness=self.liveness, clock=self.clock)
+        self.peers.contested = self.registrar.same_id.contested
         self.dispatch = Dispatch(
             endpoint=self.endpoint,
             domain=settings.sip.domain,
@@ -163,6 +185,7 @@ class Gateway:
             liveness=self.liveness,
             bus=self.bus,
             clock=self.clock,
+            own_id=settings.sip.server_id,
         )
         self.endpoint.on_connection_closed = self.liveness.connection_closed
         self.catalog = CatalogService(
@@ -187,6 +210,17 @@ class Gateway:
             positions=settings.positions,
             wishes=PositionStore(self.database),
         )
+        self.commands = DeviceCommands(
+            settings=settings.control, registry=self.registry, asker=self.dispatch
+        )
+        self.upgrades = Upgrades(
+            settings=settings.control,
+            orders=self.commands,
+            bus=self.bus,
+            journal=self.journal,
+            clock=self.clock,
+        )
+        self.upgrades.connect(self.dispatch)
         self._build_alarms()
 
     def _build_alarms(self) -> None:
@@ -255,17 +289,7 @@ class Gateway:
             ticket_secret=tickets,
             clock=self.clock,
         )
-        directories = {disk.disk_id: disk.directory for disk in self.settings.recording.disks}
-        self.playbacks = Playbacks(
-            settings=self.settings.playback,
-            sessions=self.sessions,
-            streams=opener,
-            nodes=self.nodes,
-            library=Library(
-                RecordingStore(self.database),
-                directories or {"main": self.settings.storage.directory / "recordings"},
-            ),
-        )
+        self._build_device_recordings()
         self.control = Control(registry=self.registry, sender=self.dispatch, clock=self.clock)
         self.sessions.connect(key_frame=self.control.key_frame)
         self._build_inputs(opener)
@@ -279,6 +303,17 @@ class Gateway:
             nodes=self.nodes,
             clock=self.clock,
         )
+        self.playbacks = Playbacks(
+            settings=self.settings.playback,
+            sessions=self.sessions,
+            streams=opener,
+            nodes=self.nodes,
+            library=Library(self.recording.store, self.recording.directories, self.recording.cache),
+        )
+        self.sessions.connect(
+            part_wanted=self.playbacks.part_wanted, download_ended=self.playbacks.download_ended
+        )
+        self.nodes.on_lost.append(self.playbacks.node_lost)
         self.alarm_pictures = AlarmPictures(
             settings=self.settings.alarms,
             archive=self.alarms.archive,
@@ -288,6 +323,19 @@ class Gateway:
         )
         self.alarms.listeners.append(self.alarm_pictures.alarm)
         self.media_server = MediaServerRole(server_id=sip.server_id, opener=opener, sessions=self.sessions)
+
+    def _build_device_recordings(self) -> None:
+        settings = self.settings.device_recordings
+        self.history_ends = HistoryEnds(sessions=self.sessions, drain_s=settings.drain_s)
+        self.dispatch.on(MediaStatusNotify)(self.history_ends.notice)
+        self.device_playbacks = DevicePlaybacks(
+            settings=self.settings.playback,
+            registry=self.registry,
+            sessions=self.sessions,
+            ends=self.history_ends,
+        )
+        self.playing = PlaybackChoice(self.playbacks, self.device_playbacks)
+        self.sessions.connect(playback_ended=self.history_ends.node_ended)
 
     def _build_inputs(self, opener: Opener) -> None:
         self.inputs = Inputs(
@@ -315,6 +363,7 @@ class Gateway:
             contacts=self.endpoint.core,
             bus=self.bus,
             clock=self.clock,
+            own_id=settings.sip.server_id,
         )
         self.upper_commands = UpperCommands(
             facts=self.registry,
@@ -345,6 +394,7 @@ class Gateway:
             journal=UpperJournal(journal=self.journal, endpoint=self.endpoint),
         )
         self.upper_playback = UpperPlayback(settings=settings.playback, player=self.playbacks)
+        self.notes.upper_at = self.cascade.upper_at
         relay.history = self.upper_playback
         self.sessions.connect(
             sender_ended=relay.sender_ended, playback_ended=self.upper_playback.playback_ended
@@ -389,7 +439,7 @@ class Gateway:
                 catalog=self.catalog,
                 sessions=self.sessions,
                 control=self.control,
-                playbacks=self.playbacks,
+                playbacks=self.playing,
                 uppers=self.cascade,
                 inputs=self.inputs,
                 onvif=self.onvif,
@@ -398,6 +448,8 @@ class Gateway:
                 alarm_reset=self.alarm_reset,
                 positions=self.positions,
                 subscriptions=self.subscriptions,
+                commands=self.commands,
+                upgrades=self.upgrades,
                 system=facts,
                 realm=settings.sip.domain,
                 checks={
@@ -409,10 +461,14 @@ class Gateway:
             clock=self.clock,
         )
         self.control.audit = self.upper_commands.audit = self.http.audit.note
+        self.cascade.relay.audit = self.http.audit.note
         self.upper_playback.audit = self.upper_records.audit = self.http.audit.note
-        self.alarm_reset.audit = self.http.audit.note
+        self.alarm_reset.audit = self.commands.audit = self.http.audit.note
         self.recording.connect(audit=self.http.audit.note)
         self.metrics.collector.register(RecordingGauges(self.recording, self.nodes.handles))
+        self.metrics.collector.register(
+            SignallingGauges(self.registrar, self.notes, self.tls_files, lambda: self.metrics.tls_refusals)
+        )
         self.metrics.collector.register(
             AlarmGauges(
                 self.alarms, self.alarm_pictures, self.alarms_upward, self.positions, self.subscriptions
@@ -507,6 +563,9 @@ class Gateway:
         self._stack.callback(self.runtime.close)
 
     async def _start_signalling(self) -> None:
+        await self.notes.load()
+        await self.tls_files.start()
+        self._stack.push_async_callback(self.tls_files.close)
         await self.endpoint.start()
         self._stack.push_async_callback(self.endpoint.close, DRAIN_S)
 
@@ -516,17 +575,22 @@ class Gateway:
         self._stack.push_async_callback(self.catalog.close)
         self.device_info.start()
         self._stack.push_async_callback(self.device_info.close)
+        self._stack.push_async_callback(self.upgrades.close)
+        await self.upgrades.start()
         await self.subscriptions.start()
         self._stack.push_async_callback(self.subscriptions.close)
         self.registrar.resume()
         await self.liveness.start()
         self._stack.push_async_callback(self.liveness.close)
+        await self.registrar.same_id.start()
+        self._stack.push_async_callback(self.registrar.same_id.close)
 
     async def _start_media(self) -> None:
         """Dialogs of an earlier life are ended first; devices register while the nodes load their codecs."""
         self._stack.push_async_callback(self.nodes.close)
         self._stack.push_async_callback(self.control.close)
         self._stack.push_async_callback(self.sessions.close)
+        self._stack.push_async_callback(self.history_ends.close)
         await self.sessions.start()
         await self.nodes.start()
         self._stack.push_async_callback(self.onvif.close)

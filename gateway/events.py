@@ -82,10 +82,11 @@ class DeviceMoved(Event):
 
 @dataclass(frozen=True, slots=True)
 class DeviceFault(Event):
-    """The heartbeat said Status ERROR (``fault`` true) or OK again (G067)."""
+    """The heartbeat said Status ERROR (``fault`` true) or OK again (G067), or named other faulty children (G066)."""
 
     device_id: str
     fault: bool
+    faulty_children: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,14 @@ class DeviceConflict(Event):
     first: str
     second: str
     kept: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConflictEnded(Event):
+    """Only one unit uses the code now. ``cause``: other_unit_gone | kept_unit_offline | kept_unit_silent | removed."""
+
+    device_id: str
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,11 +259,43 @@ class AlarmRaised(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class UpgradeChanged(Event):
+    """A firmware upgrade went on (9.13). ``state``: asked | accepted | refused | unanswered | succeeded | failed |
+    expired. ``reason`` tells why it failed; ``registered_again`` that the device came back since it accepted.
+    """
+
+    session_id: str
+    device_id: str
+    channel_id: str
+    state: str
+    firmware: str
+    reason: str = ""
+    registered_again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TalkChanged(Event):
+    """A target of a talk: ``state`` ringing | talking | ended | failed; ``cause`` says why it ended or failed.
+
+    ``output_id``: the loudspeaker, or its device for all of them.
+    """
+
+    talk_id: str
+    device_id: str
+    channel_id: str
+    output_id: str
+    state: str
+    cause: str = ""
+    detail: str = ""
+    who: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SecurityEvent(Event):
     """Somebody was refused or looks wrong.
 
     ``kind``: auth_failed | auth_locked | unknown_device | unregistered | foreign_source | same_id | rate_limited |
-    open_registration. ``source``: IP address. ``detail`` never holds credentials.
+    open_registration | note_failed. ``source``: IP address. ``detail`` never holds credentials.
     """
 
     kind: str

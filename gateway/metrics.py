@@ -231,6 +231,9 @@ class Metrics(Observer):
         for result in ("complete", "partial"):
             self.catalogs.labels(result)
 
+        self.tls_refusals: dict[tuple[str, str], int] = {}
+        """Failed handshakes by direction and cause; told by gateway.metrics_signalling."""
+
     # -- life ------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -317,6 +320,9 @@ class Metrics(Observer):
 
     def dropped(self, label: str) -> None:
         self.sip_drops.labels(self._bounded["sip_drop"](label)).inc()
+
+    def tls_refused(self, direction: Direction, cause: str) -> None:
+        self.tls_refusals[direction, cause] = self.tls_refusals.get((direction, cause), 0) + 1
 
     # -- events ----------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -82,6 +82,8 @@ class Peers:
         self.registry = registry
         self._liveness = liveness
         self.uppers: Uppers | None = None
+        self.contested: Callable[[str, Flow], bool] = lambda device_id, flow: False
+        """Whether a message under this code comes from a second unit that was refused (gateway.services.same_id)."""
         self.rebindings = 0
         """How often a device turned up on a new port of its host."""
 
@@ -108,6 +110,8 @@ class Peers:
             return self._by_flow(flow, user, now)
         known = device.flow
         if known is None or known.host != flow.host or not self._liveness.registered(device, now):
+            return None
+        if known.port != flow.port and self.contested(user, flow):
             return None
         if (
             known.port != flow.port

@@ -8,6 +8,7 @@ Transactions (RFC 3261 17), dialogs (12) and the rules that a user agent has to 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from sip.dialog import Dialog, DialogKind
 from sip.element import ALLOW, ALLOWED_METHODS, CoreLimits, Destination, Element, HeaderList, Output
@@ -30,6 +31,9 @@ from sip.timers import Timers
 from sip.transaction import ClientTransaction, ServerTransaction
 from sip.uac import ClientSide
 from sip.uas import ServerSide
+
+if TYPE_CHECKING:
+    from sip.note import Guard
 
 
 class SipCore:
@@ -54,6 +58,8 @@ class SipCore:
         )
         self._client = ClientSide(self._element)
         self._server = ServerSide(self._element, self._client, stray_notify=stray_notify)
+        self.guard: Guard | None = None
+        """Signs and verifies messages (Note header, sip.note); None: nothing is signed."""
 
     # -- the five doors -----------------------------------------------------------------------------------
 
@@ -63,6 +69,9 @@ class SipCore:
             self._server.forget(now)
         try:
             message = parse(data)
+            if self.guard is not None and not self.guard.admit(message, flow):
+                self._element.observer.dropped("note")
+                return
             if isinstance(message, Request):
                 self._server.receive(message, flow, now)
             else:
@@ -73,7 +82,8 @@ class SipCore:
     def to_send(self) -> list[Output]:
         """Messages that have to leave now, in order, with where they go."""
         out, self._element.out = self._element.out, []
-        return out
+        guard = self.guard
+        return out if guard is None else [(guard.protect(data, where), where) for data, where in out]
 
     def events(self) -> list[Event]:
         """What happened since the last call, in order."""
@@ -165,9 +175,9 @@ class SipCore:
 
     # -- transport trouble and figures --------------------------------------------------------------------
 
-    def transport_failed(self, destination: Destination, now: float) -> None:
-        """Nothing can be sent there. A request that was moved to TCP for its length goes by UDP instead."""
-        self._client.transport_failed(destination, now)
+    def transport_failed(self, destination: Destination, now: float, cause: str = "") -> None:
+        """Nothing can be sent there (``cause`` in words). A request that was moved to TCP for its length goes by UDP instead."""
+        self._client.transport_failed(destination, now, cause)
 
     def connection_closed(self, flow: Flow, now: float) -> None:
         """A connection ended: its open requests fail, its dialogs are told."""

@@ -39,11 +39,13 @@ from sip.incoming import (
     RequestCallback,
 )
 from sip.message import Response
+from sip.note import Guard
 from sip.observer import Direction, Observer
 from sip.serving import Serving
 from sip.session import InviteSession
 from sip.subscription import NotifierSubscription, Subscription
 from sip.timers import NEVER, Timers
+from sip.tls import Tls
 from sip.transport import SocketTransport, TransportLimits
 from sip.uri import SipUri, join_host_port, split_host_port
 
@@ -75,13 +77,14 @@ class Limits:
 
 
 class Endpoint:
-    """One SIP user agent on one port number, UDP and TCP.
+    """One SIP user agent on one port number, UDP and TCP, and optionally on another by TLS.
 
     ``handler`` gets every request that the protocol itself does not answer. ``advertise`` may name the address
     (``host`` or ``host:port``) that a destination sees us under; None from it means: by the route.
     ``accept``: body types that are not refused with 415. ``events``: event packages that are not refused with
     489 (None: all pass). ``stray_notify``: NOTIFY of unknown subscriptions goes to the handler instead of 481
-    (tolerant mode of G112).
+    (tolerant mode of G112). ``tls``: a further port for TLS, and how to call peers by it. ``guard``: signs and
+    verifies messages (Note header).
     """
 
     def __init__(
@@ -99,6 +102,8 @@ class Endpoint:
         accept: Sequence[str] = ACCEPT,
         events: Sequence[str] | None = EVENTS,
         stray_notify: bool = False,
+        tls: Tls | None = None,
+        guard: Guard | None = None,
     ) -> None:
         limits = limits or Limits()
         self.identity = identity
@@ -106,7 +111,9 @@ class Endpoint:
         self.on_connection_closed: Callable[[Flow], None] | None = None
         self.closing = False
         self._advertise = advertise
-        self._transport = SocketTransport(host, port, self, limits=limits.transport, observer=self.observer)
+        self._transport = SocketTransport(
+            host, port, self, limits=limits.transport, observer=self.observer, tls=tls
+        )
         self.core = SipCore(
             self._address_of,
             timers=timers,
@@ -115,6 +122,7 @@ class Endpoint:
             user_agent=user_agent,
             stray_notify=stray_notify,
         )
+        self.core.guard = guard
         self._serving = Serving(self, handler, max_tasks=limits.handlers, accept=accept, events=events)
         self._calling = Calling(self)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -165,6 +173,11 @@ class Endpoint:
         return self._transport.port
 
     @property
+    def tls_port(self) -> int:
+        """The port number of TLS, 0 when there is none."""
+        return self._transport.tls_port
+
+    @property
     def counts(self) -> dict[str, int]:
         """What is open right now: for gauges and leak tests."""
         return {
@@ -182,12 +195,13 @@ class Endpoint:
 
     def _address_of(self, destination: Flow | Target) -> str:
         told = self._advertise(destination) if self._advertise is not None else None
+        own = (self.tls_port or self.port) if destination.transport == "tls" else self.port
         if told:
             host, port = split_host_port(told)
-            return join_host_port(host, port or self.port)
+            return join_host_port(host, port or own)
         if isinstance(destination, Flow) and destination.local_host:
-            return join_host_port(destination.local_host, self.port)
-        return join_host_port(self._transport.routes.local_host(destination.host), self.port)
+            return join_host_port(destination.local_host, own)
+        return join_host_port(self._transport.routes.local_host(destination.host), own)
 
     def with_contact(
         self, headers: HeaderSequence, destination: Flow | Target, user: str = ""
@@ -216,8 +230,8 @@ class Endpoint:
         if self.on_connection_closed is not None:
             self.on_connection_closed(flow)
 
-    def send_failed(self, destination: Flow | Target) -> None:
-        self.core.transport_failed(destination, time.monotonic())
+    def send_failed(self, destination: Flow | Target, cause: str = "") -> None:
+        self.core.transport_failed(destination, time.monotonic(), cause)
         self.flush()
 
     def _show(self, direction: Direction, flow: Flow | Target, data: bytes) -> None:
@@ -517,7 +531,9 @@ def _target_of_contact(dialog: Dialog) -> Target | None:
         uri = SipUri.parse(dialog.remote_target)
     except ParseError:
         return None
-    return Target(uri=dialog.remote_target, host=uri.host, port=uri.port or 5060, transport="tcp")
+    secure = uri.scheme == "sips" or (uri.param("transport") or "").lower() == "tls"
+    port = uri.port or (5061 if secure else 5060)
+    return Target(uri=dialog.remote_target, host=uri.host, port=port, transport="tls" if secure else "tcp")
 
 
 __all__ = [

@@ -10,7 +10,7 @@ TransportName = Literal["udp", "tcp", "tls"]
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One path between us and a peer: transport, both addresses, and for TCP the connection's number.
+    """One path between us and a peer: transport, both addresses, and for TCP and TLS the connection's number.
 
     ``connection`` is 0 for UDP; for TCP it is unique in this process, so a flow of a closed connection never
     matches a new one. Hosts are textual IP addresses (no names, no brackets).
@@ -70,6 +70,8 @@ class Target:
     port: int
     transport: TransportName = "udp"
     flow: Flow | None = None
+    server_name: str = ""
+    """TLS: the name that the peer's certificate must hold; empty: ``host``."""
 
     @classmethod
     def of_flow(cls, uri: str, flow: Flow) -> Target:

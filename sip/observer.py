@@ -33,5 +33,8 @@ class Observer:
     def dropped(self, label: str) -> None:
         """Work refused or thrown away because a bound was reached."""
 
+    def tls_refused(self, direction: Direction, cause: str) -> None:
+        """A TLS handshake failed: of a peer that called (``in``) or that we called (``out``); ``cause`` in one word."""
+
     def wire(self, direction: Direction, flow: Flow | Target, data: bytes) -> None:
         """Every message as bytes, credentials included. Called only when a subclass overrides it."""

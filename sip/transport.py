@@ -1,4 +1,4 @@
-"""Sockets: UDP and TCP on one port number, the table of connections, and the way to a peer.
+"""Sockets: UDP and TCP on one port number, TLS on another, the table of connections, and the way to a peer.
 
 One UDP socket is drained in one callback (a bounded batch), so there is no asyncio machinery per datagram.
 Whatever a peer does, a write never waits: what does not fit within bounds is dropped (UDP) or ends the
@@ -11,6 +11,7 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from itertools import count
 from typing import Protocol, cast
 
 from sip.errors import TransportFailed
-from sip.flow import Flow, Target
+from sip.flow import Flow, Target, TransportName
 from sip.framing import FrameFault, StreamFramer
 from sip.observer import Observer
+from sip.tls import Tls, TlsFault, tls_fault
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,9 @@ class TransportLimits:
     partial_message_s: float = 30.0
     idle_s: float = 1800.0
     dial_queue: int = 256
+    handshakes: int = 500
+    """TLS handshakes of peers at one time."""
+    handshake_timeout_s: float = 10.0
 
 
 class Receiver(Protocol):
@@ -51,7 +56,7 @@ class Receiver(Protocol):
     def stream_broken(self, fault: FrameFault, flow: Flow) -> None: ...
     def batch_done(self) -> None: ...
     def connection_closed(self, flow: Flow) -> None: ...
-    def send_failed(self, destination: Flow | Target) -> None: ...
+    def send_failed(self, destination: Flow | Target, cause: str = "") -> None: ...
 
 
 def is_address(host: str) -> bool:
@@ -61,6 +66,14 @@ def is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+_Peer = tuple[str, str, int, str]
+
+
+def _peer(target: Target) -> _Peer:
+    """What makes a connection fit a target: transport, address, and the name its certificate was checked for."""
+    return target.transport, target.host, target.port, target.server_name
 
 
 class Routes:
@@ -107,19 +120,29 @@ class Connection(asyncio.Protocol):
         self.target = target
         self.number = next(_connection_numbers)
         self.flow = Flow("tcp", "", 0, "", 0, self.number)
+        self._early: list[bytes] = []
+        self._over = False
         self.last_heard = self.stalled_since = self.partial_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._stream = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername") or ("", 0)
         local = transport.get_extra_info("sockname") or ("", 0)
-        self.flow = Flow("tcp", str(peer[0]), int(peer[1]), str(local[0]), int(local[1]), self.number)
+        name: TransportName = "tls" if transport.get_extra_info("ssl_object") is not None else "tcp"
+        self.flow = Flow(name, str(peer[0]), int(peer[1]), str(local[0]), int(local[1]), self.number)
         self.last_heard = time.monotonic()
         self._stream.set_write_buffer_limits(high=64 * 1024)
-        if not self._owner.connection_opened(self):
+        if self._over or not self._owner.connection_opened(self):
             self._stream.abort()
+            return
+        early, self._early = self._early, []
+        for data in early:
+            self.data_received(data)
 
     def data_received(self, data: bytes) -> None:
+        if self._stream is None:  # start_tls may deliver before it returns
+            self._early.append(data)
+            return
         owner = self._owner
         self.last_heard = time.monotonic()
         messages = self._framer.feed(data)
@@ -159,6 +182,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stream = None
+        self._over = True
         self._owner.connection_lost(self)
 
     def overdue(self, now: float, limits: TransportLimits) -> str:
@@ -178,8 +202,20 @@ class Connection(asyncio.Protocol):
             self._stream.close()
 
 
+class _Greeting(asyncio.Protocol):
+    """An accepted connection before its TLS handshake: nothing is read until the handshake runs."""
+
+    def __init__(self, owner: SocketTransport) -> None:
+        self._owner = owner
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        stream = cast(asyncio.Transport, transport)
+        stream.pause_reading()
+        self._owner.greet(stream)
+
+
 class SocketTransport:
-    """Owns the UDP socket, the TCP listener, all connections and the tasks that dial or look names up."""
+    """Owns the UDP socket, the TCP and TLS listeners, all connections and the tasks that dial or look names up."""
 
     def __init__(
         self,
@@ -189,23 +225,29 @@ class SocketTransport:
         *,
         limits: TransportLimits | None = None,
         observer: Observer | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self.host = host
         self.port = port
+        self.tls = tls
+        self.tls_port = tls.port if tls is not None and tls.port is not None else 0
         self.receiver = receiver
         self.limits = limits or TransportLimits()
         self.observer = observer or Observer()
         self.routes = Routes(host)
         self._udp: socket.socket | None = None
         self._server: asyncio.Server | None = None
+        self._tls_server: asyncio.Server | None = None
+        self._greeting = 0
+        self._refusals_told = (0.0, 0)
         self._buffer = bytearray(65536)
         self._view = memoryview(self._buffer)
         self._flows: dict[tuple[str, int], Flow] = {}
         self._flows_until = 0.0
         self._udp_queue: deque[tuple[bytes, tuple[str, int]]] = deque()
         self._connections: dict[int, Connection] = {}
-        self._dialled: dict[tuple[str, int], Connection] = {}
-        self._dialling: dict[tuple[str, int], list[bytes]] = {}
+        self._dialled: dict[_Peer, Connection] = {}
+        self._dialling: dict[_Peer, list[bytes]] = {}
         self._names: dict[str, tuple[float, str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -230,7 +272,21 @@ class SocketTransport:
             self._udp, self.port = udp, port
             asyncio.get_running_loop().add_reader(udp.fileno(), self._udp_readable)
             self._schedule_sweep()
+            await self._start_tls_listener()
             return
+
+    async def _start_tls_listener(self) -> None:
+        """The TLS port, where there is a certificate to show (G279). Raises OSError after closing the rest."""
+        if self.tls is None or self.tls.port is None or self.tls.server is None:
+            return
+        try:
+            self._tls_server = await asyncio.get_running_loop().create_server(
+                lambda: _Greeting(self), self.host or None, self.tls.port, backlog=1024
+            )
+        except OSError:
+            await self.close()
+            raise
+        self.tls_port = self._tls_server.sockets[0].getsockname()[1]
 
     def _bind_udp(self) -> socket.socket:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
@@ -259,16 +315,18 @@ class SocketTransport:
             loop.remove_writer(self._udp.fileno())
             self._udp.close()
             self._udp = None
-        if self._server is not None:
-            self._server.close()
+        for server in (self._server, self._tls_server):
+            if server is not None:
+                server.close()
         for connection in list(self._connections.values()):
             connection.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.sleep(0)
         for connection in list(self._connections.values()):
             connection.abort()
-        if self._server is not None:
-            await self._server.wait_closed()
+        for server in (self._server, self._tls_server):
+            if server is not None:
+                await server.wait_closed()
         self._udp_queue.clear()
 
     @property
@@ -379,7 +437,7 @@ class SocketTransport:
         self._send_tcp(data, destination)
 
     def _send_tcp(self, data: bytes, target: Target) -> None:
-        peer = (target.host, target.port)
+        peer = _peer(target)
         connection = self._dialled.get(peer)
         if connection is not None and connection.write(data, self.limits.write_buffer_bytes):
             return
@@ -394,17 +452,12 @@ class SocketTransport:
         self._spawn(self._dial(target))
 
     async def _dial(self, target: Target) -> None:
-        peer = (target.host, target.port)
-        loop = asyncio.get_running_loop()
+        peer = _peer(target)
         try:
             async with asyncio.timeout(self.limits.connect_timeout_s):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self, target), target.host, target.port
-                )
-        except (OSError, TimeoutError, UnicodeError) as error:
-            log.info("event=dial_failed host=%s port=%s error=%s", target.host, target.port, error)
-            self._dialling.pop(peer, None)
-            self.receiver.send_failed(target)
+                connection = await self._connected(target)
+        except (OSError, TimeoutError, UnicodeError, TransportFailed) as error:
+            self._dial_failed(target, error)
             return
         except asyncio.CancelledError:
             self._dialling.pop(peer, None)
@@ -412,6 +465,84 @@ class SocketTransport:
         self._dialled[peer] = connection
         for data in self._dialling.pop(peer, ()):
             connection.write(data, self.limits.write_buffer_bytes)
+
+    async def _connected(self, target: Target) -> Connection:
+        """A connection to a peer; by TLS its certificate is checked against our CAs and the name we call it by."""
+        loop = asyncio.get_running_loop()
+        context = None
+        if target.transport == "tls":
+            context = self.tls.client if self.tls is not None else None
+            if context is None:
+                raise TransportFailed("TLS is not set up", label="tls")
+        _, connection = await loop.create_connection(
+            lambda: Connection(self, target),
+            target.host,
+            target.port,
+            ssl=context,
+            server_hostname=(target.server_name or target.host) if context is not None else None,
+        )
+        return connection
+
+    def _dial_failed(self, target: Target, error: Exception) -> None:
+        cause = str(error)
+        if isinstance(error, ssl.SSLError | ssl.CertificateError):
+            fault = tls_fault(error)
+            cause = f"TLS {fault.text}"
+            self.observer.tls_refused("out", fault.label)
+            log.warning("event=tls_refused host=%s port=%s cause=%s", target.host, target.port, fault.text)
+        else:
+            log.info("event=dial_failed host=%s port=%s error=%s", target.host, target.port, error)
+        self._dialling.pop(_peer(target), None)
+        self.receiver.send_failed(target, cause)
+
+    # -- TLS of peers that call ---------------------------------------------------------------------------
+
+    def greet(self, stream: asyncio.Transport) -> None:
+        """Begin the handshake of an accepted connection, unless too many are under way."""
+        if self._closing or self._greeting >= self.limits.handshakes:
+            self.observer.dropped("handshake")
+            stream.abort()
+            return
+        self._greeting += 1
+        self._spawn(self._greet(stream))
+
+    async def _greet(self, stream: asyncio.Transport) -> None:
+        peer = stream.get_extra_info("peername") or ("", 0)
+        context = self.tls.server if self.tls is not None else None
+        connection = Connection(self)
+        try:
+            if context is None:
+                stream.abort()
+                return
+            secured = await asyncio.get_running_loop().start_tls(
+                stream,
+                connection,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=self.limits.handshake_timeout_s,
+            )
+        except (OSError, TimeoutError) as error:
+            stream.abort()
+            self._handshake_refused(str(peer[0]), tls_fault(error))
+            return
+        except asyncio.CancelledError:
+            stream.abort()
+            raise
+        finally:
+            self._greeting -= 1
+        if secured is not None:
+            connection.connection_made(secured)
+
+    def _handshake_refused(self, host: str, fault: TlsFault) -> None:
+        """Counted always, logged at most once a second: anybody can dial and hang up."""
+        self.observer.tls_refused("in", fault.label)
+        now = time.monotonic()
+        told, silent = self._refusals_told
+        if now - told < 1.0:
+            self._refusals_told = (told, silent + 1)
+            return
+        self._refusals_told = (now, 0)
+        log.warning("event=tls_refused source=%s cause=%s more=%d", host, fault.text, silent)
 
     async def _send_to_name(self, data: bytes, target: Target) -> None:
         now = time.monotonic()
@@ -458,8 +589,8 @@ class SocketTransport:
         if self._connections.pop(connection.number, None) is None:
             return
         target = connection.target
-        if target is not None and self._dialled.get((target.host, target.port)) is connection:
-            del self._dialled[target.host, target.port]
+        if target is not None and self._dialled.get(_peer(target)) is connection:
+            del self._dialled[_peer(target)]
             if not self._closing:
                 self.receiver.send_failed(target)
         if not self._closing:

@@ -179,8 +179,9 @@ class ClientSide:
         now: float,
         response: Response | None = None,
         flow: Flow | None = None,
+        cause: str = "",
     ) -> None:
-        """Carry out what the machine asked for."""
+        """Carry out what the machine asked for. ``cause``: why a transport failed, in words."""
         element, method = self._element, transaction.request.method
         for action in actions:
             if action is Action.RESEND:
@@ -202,7 +203,8 @@ class ClientSide:
                 error = TransactionTimeout(f"no answer to {method}", provisional=transaction.provisional)
                 element.events.append(TransactionFailed(transaction, error))
             elif action is Action.FAILED:
-                failed = TransportFailed(f"{method} could not be sent")
+                text = f"{method} could not be sent"
+                failed = TransportFailed(f"{text}: {cause}" if cause else text)
                 element.events.append(TransactionFailed(transaction, failed))
             elif action is Action.ENDED:
                 self._leave(transaction)
@@ -265,14 +267,14 @@ class ClientSide:
 
     # -- transport trouble and forgetting -----------------------------------------------------------------
 
-    def transport_failed(self, destination: Destination, now: float) -> None:
+    def transport_failed(self, destination: Destination, now: float, cause: str = "") -> None:
         """See ``SipCore.transport_failed``."""
         way = _way(destination)
         for transaction in [t for t in self._open.values() if _way(t.destination) == way]:
             if transaction.over_udp_next and isinstance(transaction.destination, Target):
                 self._back_to_udp(transaction, transaction.destination, now)
                 continue
-            self.perform(transaction, transaction.transport_failed(now), now)
+            self.perform(transaction, transaction.transport_failed(now), now, cause=cause)
             self._element.deadlines.put(transaction)
 
     def _back_to_udp(self, transaction: ClientTransaction, destination: Target, now: float) -> None:

@@ -53,7 +53,12 @@ class PlatformSettings(Model):
     )
     host: Host
     port: Port = 5060
-    transport: Literal["udp", "tcp"] = "udp"
+    transport: Literal["udp", "tcp", "tls"] = "udp"
+    tls_server_name: str = Field(
+        default="",
+        pattern=r"^[0-9A-Za-z.:-]{0,253}$",
+        description="TLS: the name its certificate must hold (host).",
+    )
     our_id: Literal[""] | Code = Field(default="", description="The code we use toward it (our server code).")
     username: str = Field(default="", max_length=64, description="Digest user name (our code).")
     expires_s: int = Field(default=86400, ge=60, le=604800)
@@ -91,7 +96,8 @@ class PlatformChange(Model):
     domain: str | None = Field(default=None, pattern=r"^[0-9A-Za-z.-]{0,64}$")
     host: Host | None = None
     port: Port | None = None
-    transport: Literal["udp", "tcp"] | None = None
+    transport: Literal["udp", "tcp", "tls"] | None = None
+    tls_server_name: str | None = Field(default=None, pattern=r"^[0-9A-Za-z.:-]{0,253}$")
     our_id: Literal[""] | Code | None = None
     username: str | None = Field(default=None, max_length=64)
     password: SecretStr | None = Field(default=None, max_length=128)
@@ -121,6 +127,9 @@ class StatusView(View):
     subscriptions: int
     streams: int
     next_try_in_s: float | None
+    server: str = Field(
+        description="Where we register now: its address, or that of the server it redirected us to."
+    )
 
 
 class PlatformView(View):
@@ -130,6 +139,7 @@ class PlatformView(View):
     host: str
     port: int
     transport: str
+    tls_server_name: str
     our_id: str
     username: str
     password_set: bool

@@ -67,6 +67,7 @@ _LINK_FIELDS = (
     "host",
     "port",
     "transport",
+    "tls_server_name",
     "our_id",
     "username",
     "password",
@@ -339,6 +340,13 @@ class Cascade:
         if not exact:
             exact = [upper for upper in found if flow.port == upper.link.target.port]
         return exact[0].platform if exact else None
+
+    def upper_at(self, host: str, port: int, *, any_port: bool = False) -> str | None:
+        """Code of the upper that listens at this address; with ``any_port`` also of the only one of that host."""
+        found = [upper for upper in self._uppers.values() if host in upper.link.hosts]
+        exact = [upper for upper in found if upper.link.target.port == port]
+        chosen = exact or (found if any_port and len(found) == 1 else [])
+        return chosen[0].platform.platform_id if chosen else None
 
     async def send(self, platform: Platform, body: Body) -> Response:
         """One body upward as MESSAGE."""

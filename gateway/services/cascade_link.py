@@ -18,17 +18,19 @@ from gateway.model import Platform, PlatformState, PlatformStatus
 from gateway.services.cascade_state import Due, LinkMachine, LinkTimes
 from sip.endpoint import Credentials, Identity
 from sip.errors import ParseError, RemoteError, TransportFailed
-from sip.flow import Target
+from sip.flow import Target, TransportName
+from sip.ids import domain_of
 from sip.manscdp import CONTENT_TYPE, Body, Edition, KeepaliveNotify, encode
 from sip.message import Response
 from sip.transport import is_address
-from sip.uri import SipUri
+from sip.uri import SipUri, join_host_port
 
 log = logging.getLogger(__name__)
 
 FORGOTTEN = frozenset({401, 403, 404, 407, 481})
 """Answers to a heartbeat that mean: the upper does not know us any more (report F.1)."""
 MAX_REDIRECTS = 3
+_TRANSPORTS: dict[str, TransportName] = {"udp": "udp", "tcp": "tcp", "tls": "tls"}
 FAREWELL_TIMEOUT_S = 2.0
 OUR_VERSION = "3.0"
 
@@ -92,6 +94,8 @@ class UpperLink:
         self._status = PlatformStatus(platform.platform_id, since_at=self._clock.utc())
         self._told: PlatformState | None = None
         self._redirect: Target | None = None
+        self._server_id = ""
+        """Code of the server that a redirect named."""
         self._hosts: frozenset[str] = frozenset()
         self._call_id = self._from_tag = ""
         self._cseq = 1
@@ -126,6 +130,9 @@ class UpperLink:
 
     @property
     def uri(self) -> str:
+        """Whom our requests are for: the upper, or the server it redirected us to."""
+        if self._redirect is not None and self._server_id:
+            return f"sip:{self._server_id}@{domain_of(self._server_id) or self.platform.domain}"
         return f"sip:{self.platform.platform_id}@{self.platform.domain}"
 
     @property
@@ -133,7 +140,9 @@ class UpperLink:
         if self._redirect is not None:
             return self._redirect
         platform = self.platform
-        return Target(self.uri, platform.host, platform.port, "tcp" if platform.transport == "tcp" else "udp")
+        uri = f"sip:{platform.platform_id}@{platform.domain}"
+        name = platform.tls_server_name if platform.transport == "tls" else ""
+        return Target(uri, platform.host, platform.port, _TRANSPORTS[platform.transport], server_name=name)
 
     def status(self) -> PlatformStatus:
         """A copy of the live state; subscriptions and streams are filled in by the owner."""
@@ -143,6 +152,7 @@ class UpperLink:
             expires_s=self.machine.granted_s,
             missed_heartbeats=self.machine.missed,
             next_try_in_s=self.machine.next_try_in(self._clock.mono()),
+            server=join_host_port(self.target.host, self.target.port),
         )
 
     # -- life ------------------------------------------------------------------------------------------------
@@ -176,7 +186,7 @@ class UpperLink:
 
     def connection_lost(self) -> None:
         """The TCP connection to the upper ended: register anew over another one (9.1.1 f)."""
-        if self.online and self.platform.transport == "tcp":
+        if self.online and self.target.transport != "udp":
             self._lost("connection lost")
 
     async def message(
@@ -226,8 +236,11 @@ class UpperLink:
             # A Call-ID that failed is not used again: some uppers answer 400 to it (quirk 36).
             self._call_id, self._from_tag, self._cseq = secrets.token_hex(12), secrets.token_hex(5), 1
             self._redirect = None
+        before = self.target
         try:
             self._hosts = await resolve(self.platform.host, self.platform.port)
+            if self._redirect is not None:
+                self._hosts |= await resolve(self._redirect.host, self._redirect.port)
             response = await self._register_following()
         except RemoteError as error:
             self._failed(f"no answer: {error}")
@@ -236,27 +249,49 @@ class UpperLink:
         if response.status // 100 != 2 or granted <= 0:
             self._failed(f"{response.status} {response.reason}")
             return
+        if not fresh and self.target != before:
+            self._on_down("redirected")  # what lives in dialogs with the other server is over
+            fresh = True
         self._granted(response, granted, fresh=fresh)
 
     async def _register_following(self) -> Response:
-        """REGISTER, following 302 (9.1.2.3) and one 423 with Min-Expires."""
+        """REGISTER, following 302 (9.1.2.3) and one 423 with Min-Expires.
+
+        A circle of servers ends at the first one met twice, any chain after MAX_REDIRECTS (G052).
+        """
         response = await self._send_register(self.platform.expires_s)
-        for _ in range(MAX_REDIRECTS):
+        met = {(self.target.host, self.target.port)}
+        for _ in range(MAX_REDIRECTS + 1):
             if response.status == 423:
                 shortest = response.headers.get("Min-Expires")
                 if shortest is None or not shortest.isdecimal():
                     break
                 response = await self._send_register(int(shortest))
             elif response.status in (301, 302):
-                there = _redirected(response, self.target)
-                if there is None:
+                there, server_id = _redirected(response, self.target)
+                if there is None or len(met) > MAX_REDIRECTS or (there.host, there.port) in met:
+                    log.warning(
+                        "upper redirects in vain platform_id=%s hops=%d contact=%s",
+                        *(self.platform.platform_id, len(met), response.headers.get("Contact")[:200]),
+                    )
+                    response.reason = f"{response.reason} (not followed after {len(met)} servers)"
                     break
-                log.info("upper redirects platform_id=%s to=%s", self.platform.platform_id, there.host)
-                self._redirect = there
+                await self._follow(there, server_id)
+                met.add((there.host, there.port))
                 response = await self._send_register(self.platform.expires_s)
             else:
                 break
         return response
+
+    async def _follow(self, there: Target, server_id: str) -> None:
+        """Another server from here on: a registration of its own under a Call-ID of its own."""
+        log.info(
+            "upper redirects platform_id=%s server=%s to=%s:%d",
+            *(self.platform.platform_id, server_id, there.host, there.port),
+        )
+        self._hosts |= await resolve(there.host, there.port)
+        self._redirect, self._server_id = there, server_id
+        self._call_id, self._from_tag, self._cseq = secrets.token_hex(12), secrets.token_hex(5), 1
 
     async def _send_register(self, expires_s: int) -> Response:
         platform, identity = self.platform, self.identity
@@ -398,18 +433,25 @@ def date_offset(text: str | None, now: datetime) -> float | None:
     return (moment - now).total_seconds()
 
 
-def _redirected(response: Response, before: Target) -> Target | None:
+def _redirected(response: Response, before: Target) -> tuple[Target | None, str]:
+    """Where a 302 sends us and the code of the server there; None when its Contact names no other place."""
     try:
         contact = response.contact
     except ParseError:
-        return None
-    if contact is None:
-        return None
+        return None, ""
+    if contact is None or contact.uri.scheme not in ("sip", "sips"):
+        return None, ""
     uri: SipUri = contact.uri
-    port = uri.port or 5060
+    named = "tls" if uri.scheme == "sips" else (uri.param("transport") or "").lower()
+    transport = _TRANSPORTS.get(named, before.transport)
+    port = uri.port or (5061 if transport == "tls" else 5060)
     if (uri.host, port) == (before.host, before.port):
-        return None
-    return Target(f"sip:{uri.user}@{_bracketed(uri.host)}:{port}", uri.host, port, before.transport)
+        return None, ""
+    name = before.server_name if transport == "tls" else ""
+    return (
+        Target(f"sip:{uri.user}@{_bracketed(uri.host)}:{port}", uri.host, port, transport, server_name=name),
+        uri.user,
+    )
 
 
 def _bracketed(host: str) -> str:

@@ -16,6 +16,7 @@ def configured_platform(entry: UpperPlatform) -> Platform:
         host=entry.host,
         port=entry.port,
         transport=entry.transport,
+        tls_server_name=entry.tls_server_name,
         our_id=entry.our_id or "",
         username=entry.username,
         password=entry.password.get_secret_value(),

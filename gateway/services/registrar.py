@@ -11,17 +11,18 @@ import logging
 import random
 import re
 from collections import Counter
-from dataclasses import dataclass
 from datetime import timedelta
 
 from config.settings import HeartbeatSettings, RegistrationSettings
 from gateway.clock import Clock, beijing_text
-from gateway.events import DeviceConflict, DeviceOnline, DeviceRegistered, EventBus, SecurityEvent
+from gateway.events import DeviceOnline, DeviceRegistered, EventBus, SecurityEvent
 from gateway.model import Device, State
 from gateway.networks import address_of
 from gateway.registry import Registry, device_kind, flow_key
 from gateway.services.limits import FailureLock, TokenBuckets
 from gateway.services.liveness import Liveness
+from gateway.services.redirect import Redirect, contact_of
+from gateway.services.same_id import SameId
 from sip.digest import DigestServer, Secret, Verdict
 from sip.endpoint import Incoming, Reply
 from sip.flow import Flow
@@ -39,22 +40,10 @@ _EXPIRES_PARAM = re.compile(r";\s*expires\s*=\s*\"?(\d{1,10})", re.IGNORECASE)
 _CONTACT_URI = re.compile(r"<([^>]*)>|(sips?:[^\s;,]+)", re.IGNORECASE)
 _PER_DEVICE_RATE = 5.0
 _PER_DEVICE_BURST = 20.0
+_TOLD_PER_SOURCE_S = 10.0
+"""So often one refused address is logged and told."""
 _RETRY_AFTER_S = (5, 30)
 """Refused for the rate: come back after a time out of this range, so that not all come back at once (quirk 7)."""
-
-
-@dataclass(slots=True)
-class Conflict:
-    """Two units that use one device code, as last seen (G061)."""
-
-    device_id: str
-    first: Flow
-    second: Flow
-    first_agent: str
-    second_agent: str
-    kept: Flow
-    seen_mono: float
-    count: int = 1
 
 
 def edition_of(header: str | None) -> str:
@@ -86,6 +75,7 @@ class Registrar:
         bus: EventBus,
         clock: Clock | None = None,
         digest: DigestServer | None = None,
+        redirect: Redirect | None = None,
     ) -> None:
         self._settings = settings
         self._heartbeat = heartbeat
@@ -106,7 +96,15 @@ class Registrar:
             limit=settings.failures_before_forbidden, window_s=settings.failure_window_s
         )
         self.counts: Counter[str] = Counter()
-        self.conflicts: dict[str, Conflict] = {}
+        self._redirect = redirect
+        self.same_id = SameId(
+            policy=settings.same_id_policy,
+            memory_s=settings.same_id_memory_s,
+            devices=registry.devices,
+            bus=bus,
+            clock=self._clock,
+        )
+        self._told: TokenBuckets[str] = TokenBuckets(rate=1 / _TOLD_PER_SOURCE_S, burst=1)
         for rule in settings.open_rules:
             logger.warning("registration without password network=%s reason=%s", rule.network, rule.reason)
 
@@ -122,13 +120,50 @@ class Registrar:
             return self._busy(flow, device_id)
         if not device_id:
             return self._refuse(400, "no_device_id", reason="No Device ID")
+        if self._foreign(flow):
+            return self._refuse_foreign(flow, device_id, "outside of registration.allowed_networks", now)
         device = self._registry.devices.get(device_id)
+        redirect = self._redirect
+        if redirect is not None and redirect.enabled and not redirect.challenges:
+            elsewhere = self._elsewhere(redirect, request, device_id, device, now)
+            if elsewhere is not None:
+                return elsewhere
         refusal = self._authenticate(request, flow, device_id, device, now)
         if refusal is not None:
             return refusal
         self._sources.give_back(flow.host, 2)
         self._devices.give_back((device_id, flow.host), 2)
         return self._admit(request, flow, device_id, device, now)
+
+    def _foreign(self, flow: Flow) -> bool:
+        networks = self._settings.allowed_networks
+        if not networks:
+            return False
+        address = address_of(flow.host)
+        return address is None or not any(address in network for network in networks)
+
+    def _refuse_foreign(self, flow: Flow, device_id: str, detail: str, now: float) -> Reply:
+        """403 for an address that is on no list; the text tells nothing. Counted each time, told now and then."""
+        if self._told.take(flow.host, now):
+            logger.warning("registration refused device=%s source=%s cause=%s", device_id[:64], flow, detail)
+            self._security("foreign_source", flow, device_id, detail)
+        return self._refuse(403, "foreign_source")
+
+    def _elsewhere(
+        self, redirect: Redirect, request: Request, device_id: str, device: Device | None, now: float
+    ) -> Reply | None:
+        """302 to the server that this device belongs to, None when it is served here (9.1.2.3, G050)."""
+        if self._requested_expires(request, request.headers.index.get("contact", "")) == 0:
+            return None
+        target = redirect.target(device_id, now)
+        if target is None:
+            return None
+        self.counts["redirected"] += 1
+        logger.info("device redirected device=%s server=%s", device_id[:64], target.server_id)
+        if device is not None and redirect.challenges and self._registry.mark_offline(device, "redirected"):
+            logger.info("device offline device=%s cause=redirected", device_id)
+        expires = ("Expires", str(redirect.expires_s))
+        return Reply(302, headers=(("Contact", contact_of(target)), expires, VERSION_HEADER))
 
     def _busy(self, flow: Flow, device_id: str) -> Reply:
         self.counts["rate_limited"] += 1
@@ -210,8 +245,8 @@ class Registrar:
             if address is None or not any(
                 address in ipaddress.ip_network(network) for network in device.profile.allowed_networks
             ):
-                self._security("foreign_source", flow, device_id, "address not in the device's allow-list")
-                return self._refuse(403, "foreign_source")
+                detail = "outside of the device's own networks"
+                return self._refuse_foreign(flow, device_id, detail, self._clock.mono())
         return None
 
     # -- what it wants ---------------------------------------------------------------------------------------
@@ -227,9 +262,15 @@ class Registrar:
             self.counts["interval_too_brief"] += 1
             minimum = ("Min-Expires", str(self._settings.min_expires_s))
             return Reply(423, headers=(minimum, VERSION_HEADER))
+        redirect = self._redirect
+        if redirect is not None and redirect.enabled and redirect.challenges:
+            elsewhere = self._elsewhere(redirect, request, device_id, device, now)
+            if elsewhere is not None:
+                return elsewhere
         if device is None:
             device = self._new_device(device_id)
-        elif self._in_conflict(device, flow, contact, request, now):
+        agent = request.headers.index.get("user-agent", "")[:255]
+        if not self.same_id.admit(device, flow, _contact_uri(contact)[:255], agent, now):
             return self._refuse(403, "same_id")
         renewal = device.state is State.ONLINE
         uri = _contact_uri(contact)
@@ -305,53 +346,6 @@ class Registrar:
         if contact.strip() == "*" or not contact or device.flow is None:
             return True
         return flow_key(device.flow) == flow_key(flow) or device.contact == _contact_uri(contact)
-
-    # -- two units with one code -----------------------------------------------------------------------------
-
-    def _in_conflict(self, device: Device, flow: Flow, contact: str, request: Request, now: float) -> bool:
-        """Note a second unit under a code in use; True when the policy keeps the first one.
-
-        A unit is taken for the same one when it comes from the same host or shows the same Contact and
-        User-Agent as before (it rebooted, or its NAT gave it another port).
-        """
-        old = device.flow
-        if device.state is not State.ONLINE or old is None or flow_key(old) == flow_key(flow):
-            return False
-        agent = request.headers.index.get("user-agent", "")[:255]
-        same_contact = device.contact == _contact_uri(contact)[:255]
-        if same_contact and device.user_agent == agent:
-            return False
-        window = device.heartbeat_interval_s * device.heartbeat_count
-        alive = now - device.last_seen_mono < window
-        if not alive or (
-            old.host == flow.host and device.user_agent == agent and old.transport != flow.transport
-        ):
-            return False
-        first_wins = self._settings.same_id_policy == "first_wins"
-        self._tell_conflict(device, old, flow, agent, old if first_wins else flow, now)
-        return first_wins
-
-    def _tell_conflict(
-        self, device: Device, old: Flow, new: Flow, agent: str, kept: Flow, now: float
-    ) -> None:
-        """One event per pair of units, however often they alternate."""
-        known = self.conflicts.get(device.device_id)
-        pair = {(old.host, old.port), (new.host, new.port)}
-        self.counts["same_id"] += 1
-        if known is not None and pair == {
-            (known.first.host, known.first.port),
-            (known.second.host, known.second.port),
-        }:
-            known.kept, known.seen_mono, known.count = kept, now, known.count + 1
-            return
-        self.conflicts[device.device_id] = Conflict(
-            device.device_id, old, new, device.user_agent, agent, kept, now
-        )
-        logger.warning(
-            "two units use one code device=%s first=%s second=%s kept=%s", device.device_id, old, new, kept
-        )
-        self._bus.publish(DeviceConflict(device.device_id, str(old), str(new), str(kept)))
-        self._security("same_id", new, device.device_id, f"first {old}, kept {kept}")
 
     # -- after a restart -------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from config.settings import OpenRule, RegistrationSettings
 from gateway.clock import ManualClock
 from gateway.events import (
     DeviceConflict,
+    DeviceConflictEnded,
     DeviceOffline,
     DeviceOnline,
     DeviceRegistered,
@@ -442,34 +444,95 @@ class TestDateAndVersion:
         assert edition_of(sent) == stored
 
 
+ONE, TWO = flow("10.41.183.61"), flow("10.41.183.62")
+
+
 class TestTwoUnits:
+    """Two units under one code, told by address, Contact and User-Agent."""
+
+    def both(self, door: Door) -> tuple[Callable[[], int], Callable[[], int]]:
+        def one() -> int:
+            return door.register(source=ONE, contact=f"<sip:{NVR}@10.41.183.61>", agent="IPC A").status
+
+        def two() -> int:
+            return door.register(source=TWO, contact=f"<sip:{NVR}@10.41.183.62>", agent="IPC B").status
+
+        return one, two
+
     @pytest.mark.gb("G061")
     @pytest.mark.quirk(18)
+    def test_who_alternates_is_two_and_the_first_keeps_the_code(self) -> None:
+        door = Door()
+        one, two = self.both(door)
+        assert [one(), two(), one()] == [200, 200, 200]  # a move is believed; then the old one comes back
+        conflict = door.core.registrar.same_id.conflicts[NVR]
+        assert (conflict.first.agent, conflict.second.agent, conflict.kept) == ("IPC A", "IPC B", "first")
+        for _ in range(3):
+            assert [two(), one()] == [403, 200]
+            assert door.core.device().flow == ONE  # no flapping
+        assert (conflict.turns, conflict.refused) == (7, 3)
+        assert len(door.core.events(DeviceConflict)) == 1  # told once, not at each turn
+        assert door.core.events(DeviceOffline) == []
+        assert door.core.registrar.same_id.contested(NVR, TWO)
+        assert not door.core.registrar.same_id.contested(NVR, ONE)
+
+    def test_a_device_that_moved_is_no_conflict(self) -> None:
+        door = Door()
+        one, two = self.both(door)
+        assert [one(), two(), two(), two()] == [200] * 4
+        assert door.core.device().flow == TWO
+        assert door.core.events(DeviceConflict) == []
+
+    def test_factory_settings_alike_need_more_turns(self) -> None:
+        """Same Contact and User-Agent behind two addresses: one device with two lines, or two units out of the box."""
+        door = Door()
+        for number in range(5):
+            assert door.register(source=(ONE, TWO)[number % 2]).status == 200
+            assert len(door.core.events(DeviceConflict)) == (1 if number == 4 else 0)
+        assert door.register(source=TWO).status == 403
+        assert door.core.device().flow == ONE
+
+    @pytest.mark.parametrize("gone", ["first", "second"])
+    def test_a_conflict_ends_by_itself(self, gone: str) -> None:
+        door = Door(same_id_memory_s=300)
+        one, two = self.both(door)
+        one(), two(), one(), two()
+        same_id = door.core.registrar.same_id
+        if gone == "second":
+            for _ in range(4):
+                door.clock.advance(100)
+                assert one() == 200
+            cause = "other_unit_gone"
+        else:
+            door.clock.advance(181)  # longer than its heartbeats allow
+            cause = "kept_unit_silent"
+            assert two() == 200
+            assert door.core.device().flow == TWO
+        assert same_id.current() == []
+        assert [event.cause for event in door.core.events(DeviceConflictEnded)] == [cause]
+
+    @pytest.mark.gb("G061")
     def test_newest_wins(self) -> None:
         door = Door(same_id_policy="newest_wins")
-        one, two = flow("10.41.183.61"), flow("10.41.183.62")
-        door.register(source=one, contact=f"<sip:{NVR}@10.41.183.61>", agent="IPC A")
+        one, two = self.both(door)
+        one()
         for _ in range(3):  # both keep registering
-            assert door.register(source=two, contact=f"<sip:{NVR}@10.41.183.62>", agent="IPC B").status == 200
-            assert door.core.device().flow == two
-            assert door.register(source=one, contact=f"<sip:{NVR}@10.41.183.61>", agent="IPC A").status == 200
-        assert len(door.core.events(DeviceConflict)) == 1  # told once, not at each turn
-        conflict = door.core.registrar.conflicts[NVR]
-        assert {conflict.first_agent, conflict.second_agent} == {"IPC A", "IPC B"}
-        assert conflict.count == 6
-        assert door.core.events(DeviceOffline) == []  # no flapping
+            assert two() == 200
+            assert door.core.device().flow == TWO
+            assert one() == 200
+        assert len(door.core.events(DeviceConflict)) == 1
+        assert door.core.registrar.same_id.conflicts[NVR].turns == 6
+        assert door.core.events(DeviceOffline) == []
 
     @pytest.mark.gb("G061")
     def test_first_wins_until_it_is_silent(self) -> None:
         door = Door(same_id_policy="first_wins")
-        one, two = flow("10.41.183.61"), flow("10.41.183.62")
-        door.register(source=one, agent="IPC A")
-        refused = door.register(source=two, contact=f"<sip:{NVR}@10.41.183.62>", agent="IPC B")
-        assert refused.status == 403
-        assert door.core.device().flow == one
-        assert door.core.events(DeviceConflict)[0].kept == str(one)
+        one, two = self.both(door)
+        assert [one(), two()] == [200, 403]
+        assert door.core.device().flow == ONE
+        assert door.core.events(DeviceConflict)[0].kept == str(ONE)
         door.clock.advance(181)
-        assert door.register(source=two, contact=f"<sip:{NVR}@10.41.183.62>", agent="IPC B").status == 200
+        assert two() == 200
 
     def test_a_rebooted_unit_on_a_new_port_is_no_conflict(self) -> None:
         door = Door(same_id_policy="first_wins")

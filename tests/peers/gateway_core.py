@@ -87,6 +87,7 @@ class Core:
             clock=self.clock,
         )
         self.peers = Peers(registry=self.registry, liveness=self.liveness, clock=self.clock)
+        self.peers.contested = self.registrar.same_id.contested
         self.endpoint = Endpoint(
             Identity(SERVER, DOMAIN),
             host="127.0.0.1",

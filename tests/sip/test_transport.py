@@ -40,7 +40,7 @@ class Heard:
     def connection_closed(self, flow: Flow) -> None:
         self.closed.append(flow)
 
-    def send_failed(self, destination: Flow | Target) -> None:
+    def send_failed(self, destination: Flow | Target, cause: str = "") -> None:
         self.failed.append(destination)
 
 
