@@ -289,7 +289,6 @@ class Gateway:
             ticket_secret=tickets,
             clock=self.clock,
         )
-        self._build_device_recordings()
         self.control = Control(registry=self.registry, sender=self.dispatch, clock=self.clock)
         self.sessions.connect(key_frame=self.control.key_frame)
         self._build_inputs(opener)
@@ -314,6 +313,7 @@ class Gateway:
             part_wanted=self.playbacks.part_wanted, download_ended=self.playbacks.download_ended
         )
         self.nodes.on_lost.append(self.playbacks.node_lost)
+        self._build_device_recordings()
         self.alarm_pictures = AlarmPictures(
             settings=self.settings.alarms,
             archive=self.alarms.archive,

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import heapq
 import logging
+import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,9 @@ GAP_S = 0.5
 SOUND_LAG_TICKS = TICKS_PER_SECOND
 """So far behind its picture sound may stand in a file (media/segments.py: up to 0.7 s)."""
 OPEN_FILES = 4
+AWAITED_S = 120.0
+"""A part that is awaited and not brought in this time counts as not recorded in this run."""
+LOOK_S = 0.05
 
 
 @dataclass(slots=True)
@@ -39,9 +44,19 @@ class Clip:
     """The parts in order of time, bounded by ``start`` and ``end`` (unix seconds). Close it in the same thread."""
 
     def __init__(
-        self, parts: Sequence[ClipPart], start: float, end: float, *, keep_gaps: bool = False
+        self,
+        parts: Sequence[ClipPart],
+        start: float,
+        end: float,
+        *,
+        keep_gaps: bool = False,
+        on_part: Callable[[str], None] | None = None,
     ) -> None:
         self.start, self.end = start, end
+        self.hurry = threading.Event()
+        """Set it from any thread when the run is of no use any more: nothing is waited for until it is cleared."""
+        self._on_part = on_part
+        """Told the path of each part before it is opened."""
         self.missing = 0
         """Files that could not be opened or read; what they held counts as not recorded."""
         self._parts = sorted(parts, key=lambda part: part.start)
@@ -71,8 +86,10 @@ class Clip:
         for part in self._parts:
             if part.start >= self.end:
                 return
+            if not part.growing and part.end <= at:
+                continue
             recording = self._recording(part)
-            if recording is None or (not part.growing and part.end <= at):
+            if recording is None:
                 continue
             wanted = at if covered is None else max(at, covered)
             key = self._begin(part, recording, wanted, overlapping=covered is not None)
@@ -187,12 +204,26 @@ class Clip:
         return found
 
     def _opened(self, part: ClipPart) -> Recording | None:
-        try:
-            return Recording(Path(part.path))
-        except FileNotFoundError:
-            pass
-        except (OSError, NotPlayable) as error:
-            log.warning("event=recording_unreadable path=%s error=%s", part.path, error)
+        if self.hurry.is_set():
+            return None
+        if self._on_part is not None:
+            self._on_part(part.path)
+        until_mono = time.monotonic() + AWAITED_S
+        while True:
+            try:
+                return Recording(Path(part.path))
+            except FileNotFoundError:
+                if not part.awaited:
+                    break
+                if self.hurry.wait(LOOK_S):
+                    return None
+                if time.monotonic() > until_mono:
+                    log.warning("event=recording_not_brought path=%s waited_s=%d", part.path, AWAITED_S)
+                    return None
+            except (OSError, NotPlayable) as error:
+                log.warning("event=recording_unreadable path=%s error=%s", part.path, error)
+                break
         self.missing += 1
-        self._bad.add(part.path)
+        if not part.awaited:
+            self._bad.add(part.path)
         return None

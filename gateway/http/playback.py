@@ -1,4 +1,4 @@
-"""Our own recordings over HTTP: play them in the browser, move in them, download them as one file."""
+"""Recordings over HTTP, ours and those in devices: play them in the browser, move in them, download ours as one file."""
 
 from __future__ import annotations
 
@@ -63,6 +63,11 @@ class PlaybackWish(Model):
     start: AwareDatetime = Field(description="ISO 8601 with zone.")
     end: AwareDatetime
     speed: float = Field(default=1.0, description="0.25, 0.5, 1, 2, 4 or 8; negative: backward.")
+    source: Literal["auto", "own", "device"] = Field(
+        default="auto",
+        description="own: recorded here; device: recorded in the camera or recorder; auto: here, where that covers "
+        "the range, else the device.",
+    )
     keep_gaps: bool = Field(
         default=False, description="Let what was not recorded last as long as it lasted; else it is left out."
     )
@@ -128,6 +133,7 @@ class PlaybackView(PositionView):
     channel_id: str
     start: datetime
     end: datetime
+    source: Literal["own", "device"]
     video_codec: str
     audio_codec: str
     urls: dict[str, str] = Field(
@@ -160,7 +166,12 @@ class PlaybackResource:
         key = self._finder.key(channel_id, query.device_id)
         call.audit_detail = f"{body.start.isoformat()} {body.end.isoformat()}"
         wish = Wish(
-            *key, body.start.timestamp(), body.end.timestamp(), speed=body.speed, keep_gaps=body.keep_gaps
+            *key,
+            body.start.timestamp(),
+            body.end.timestamp(),
+            speed=body.speed,
+            keep_gaps=body.keep_gaps,
+            source=body.source,
         )
         playback = await self._playing.open(wish, call.who.name)
         return await self._view(playback, InputControl(), call.host)
@@ -183,10 +194,14 @@ class PlaybackResource:
         summary="Pause, move, or play at another speed",
         role=Role.VIEWER,
         tag="playback",
-        errors=(404, 422, 503),
+        errors=(404, 409, 422, 503, 504),
     )
     async def change(self, call: Call, session_id: AnyCode, body: PlaybackChange) -> PositionView:
-        """Returns when it is done; a move answers with the place of the key frame it begins with."""
+        """Returns when it is done; a move answers with the place of the key frame it begins with.
+
+        A recording in a device: 409 `rejected` when it refuses, 409 `not_supported` for backward with a device of 2016,
+        504 `no_answer` when it stays silent.
+        """
         playback = self._own(call, session_id)
         place = body.position_s
         if body.at is not None:
@@ -251,11 +266,14 @@ class PlaybackResource:
         role=Role.VIEWER,
         status=307,
         tag="playback",
-        errors=(404, 409, 422, 503),
+        errors=(404, 409, 422, 503, 504),
         audited="playback.download",
     )
     async def download(self, call: Call, channel_id: AnyCode, query: DownloadQuery) -> web.StreamResponse:
-        """Redirects to the media node that sends the file, with a ticket that runs out. 503 `busy`: too many at once."""
+        """Redirects to the media node that sends the file, with a ticket that runs out. 503 `busy`: too many at once.
+
+        Files that are only in the object storage are fetched first: 504 `storage_timeout` says how far that is.
+        """
         key = self._finder.key(channel_id, query.device_id)
         call.audit_detail = f"{query.start.isoformat()} {query.end.isoformat()} {query.format}"
         url = await self._playing.download(
@@ -287,6 +305,7 @@ class PlaybackResource:
             channel_id=info.channel_id,
             start=datetime.fromtimestamp(playback.start, UTC),
             end=datetime.fromtimestamp(playback.end, UTC),
+            source="own" if playback.session.history is None else "device",
             video_codec=info.video_codec,
             audio_codec=info.audio_codec,
             urls=self._outputs.viewer_urls(playback.session, host),

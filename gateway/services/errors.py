@@ -24,6 +24,9 @@ class PlayCause(StrEnum):
     NO_SSRC = "no_ssrc"
     NO_ADDRESS = "no_address"
     TRANSCODERS_BUSY = "transcoders_busy"
+    STORAGE_UNAVAILABLE = "storage_unavailable"
+    STORAGE_TIMEOUT = "storage_timeout"
+    CACHE_FULL = "cache_full"
     NODE_DOWN = "node_down"
     CANCELLED = "cancelled"
 
@@ -43,6 +46,9 @@ _HTTP_STATUS: dict[PlayCause, int] = {
     PlayCause.NO_SSRC: 503,
     PlayCause.NO_ADDRESS: 503,
     PlayCause.TRANSCODERS_BUSY: 503,
+    PlayCause.STORAGE_UNAVAILABLE: 503,
+    PlayCause.STORAGE_TIMEOUT: 504,
+    PlayCause.CACHE_FULL: 503,
     PlayCause.NODE_DOWN: 503,
     PlayCause.CANCELLED: 503,
 }
@@ -63,6 +69,9 @@ _SIP_STATUS: dict[PlayCause, int] = {
     PlayCause.NO_SSRC: 486,
     PlayCause.NO_ADDRESS: 500,
     PlayCause.TRANSCODERS_BUSY: 486,
+    PlayCause.STORAGE_UNAVAILABLE: 503,
+    PlayCause.STORAGE_TIMEOUT: 504,
+    PlayCause.CACHE_FULL: 486,
     PlayCause.NODE_DOWN: 503,
     PlayCause.CANCELLED: 487,
 }

@@ -22,12 +22,13 @@ from gateway.errors import GatewayError
 from gateway.model import SessionKind, SessionState
 from gateway.services.errors import PlayCause, PlayFailed
 from gateway.services.nodes import NodeHandle, Nodes
-from gateway.services.playback_library import Library, LibraryFailed
+from gateway.services.playback_library import Found, Library, LibraryFailed
+from gateway.services.playback_supply import Supply
 from gateway.services.session_opening import retrieve
 from gateway.services.session_record import LiveKey, LiveSession
 from gateway.services.session_verdict import media_failure
 from media.errors import MediaError
-from media.specs import DownloadSpec, InputControl, PlayPosition, RecordingInput, StreamReady
+from media.specs import DownloadSpec, InputControl, PartWanted, PlayPosition, RecordingInput, StreamReady
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,8 @@ class Wish:
     kind: SessionKind = SessionKind.PLAYBACK
     reverse_groups: bool = False
     keep_gaps: bool = False
+    source: Literal["auto", "own", "device"] = "auto"
+    """Which recordings: ours, those in the device, or ours where they cover the range."""
 
 
 class Playbacks:
@@ -110,6 +113,10 @@ class Playbacks:
         self._nodes = nodes
         self.library = library
         self._playbacks: dict[str, Playback] = {}
+        self._supplies: dict[str, Supply] = {}
+        """By session id, as long as its files are read."""
+        self._downloads: dict[str, tuple[NodeHandle, Supply]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
 
     def get(self, session_id: str) -> Playback | None:
@@ -134,7 +141,8 @@ class Playbacks:
     async def open(self, wish: Wish, owner: str) -> Playback:
         """Begin to play; returns when the first picture is there. It waits there for its first viewer or relay.
 
-        Raises PlayFailed: not_found (nothing recorded in the range), busy (too many), node_down, no_picture.
+        Raises PlayFailed: not_found (nothing recorded in the range), busy (too many), node_down, no_picture,
+        storage_unavailable, storage_timeout, cache_full.
         """
         try:
             found = await self.library.find(wish.device_id, wish.channel_id, wish.start, wish.end)
@@ -156,7 +164,7 @@ class Playbacks:
         )
         # The number stands in for the stream number: no two playings have one key.
         key = (wish.device_id, wish.channel_id, -next(self._numbers))
-        session = self._sessions.admit(key, lambda session: self._open(session, spec), kind=wish.kind)
+        session = self._sessions.admit(key, lambda session: self._open(session, spec, found), kind=wish.kind)
         session.idle_grace_s = self._settings.idle_grace_s
         playback = Playback(session, owner, wish.start, wish.end, found.bytes)
         self._playbacks[session.session_id] = playback
@@ -168,8 +176,17 @@ class Playbacks:
         return playback
 
     async def control(self, playback: Playback, control: InputControl) -> PlayPosition:
-        """Pause, move, turn. Raises PlayFailed(node_down), MediaError."""
+        """Pause, move, turn. A file that a move needs is fetched before.
+
+        Raises PlayFailed(node_down, storage_unavailable, storage_timeout, cache_full), MediaError.
+        """
         session = playback.session
+        supply = self._supplies.get(session.session_id)
+        if supply is not None:
+            if control.speed:
+                supply.backward = control.speed < 0
+            if control.position_s is not None:
+                await supply.bring(playback.start + control.position_s)
         if session.node is None or not session.node.alive:
             raise PlayFailed(PlayCause.NODE_DOWN, "the media node of this playback is gone")
         return await session.node.client.control_input(session.stream_id, control)
@@ -183,7 +200,9 @@ class Playbacks:
     ) -> str:
         """Order one file of what is recorded in the range; its address for a browser that reaches us as ``host``.
 
-        Raises PlayFailed(not_found, node_down), TooLong, LibraryFailed, MediaError (busy, ...).
+        Files in the object storage are fetched before, all of them: the size is told in front.
+        Raises PlayFailed(not_found, node_down, storage_unavailable, storage_timeout, cache_full), TooLong,
+        LibraryFailed, MediaError (busy, ...).
         """
         longest = self._settings.longest_download_s
         if end - start > longest:
@@ -191,19 +210,58 @@ class Playbacks:
         found = await self.library.find(device_id, channel_id, start, end)
         if not found.parts:
             raise PlayFailed(PlayCause.NOT_FOUND, f"nothing of {channel_id} is recorded in this range")
-        node = self._nodes.pick()
+        supply = await self._supply_download(found)
         download_id = secrets.token_hex(12)
-        await node.client.order_download(
-            DownloadSpec(
-                download_id=download_id,
-                parts=found.parts,
-                start=start,
-                end=end,
-                format=form,
-                file_name=file_name(channel_id, start, end, form),
+        try:
+            node = self._nodes.pick()
+            if supply is not None:
+                self._downloads[download_id] = node, supply
+            await node.client.order_download(
+                DownloadSpec(
+                    download_id=download_id,
+                    parts=found.parts if supply is None else supply.parts,
+                    start=start,
+                    end=end,
+                    format=form,
+                    file_name=file_name(channel_id, start, end, form),
+                )
             )
-        )
+        except BaseException:
+            self._downloads.pop(download_id, None)
+            if supply is not None:
+                supply.release()
+            raise
         return self._sessions.download_url(node, download_id, host)
+
+    async def _supply_download(self, found: Found) -> Supply | None:
+        """All files of a download, fetched and held; None where all are on disks that nothing takes them from."""
+        if self.library.cache is None:
+            return None
+        supply = Supply(self.library, self.library.cache, found)
+        try:
+            await supply.look()
+            await supply.bring_all()
+        except BaseException:
+            supply.release()
+            raise
+        return supply
+
+    def download_ended(self, download_id: str) -> None:
+        """A media node is through with the files."""
+        _, supply = self._downloads.pop(download_id, (None, None))
+        if supply is not None:
+            supply.release()
+
+    def node_lost(self, node: NodeHandle, cause: str) -> None:
+        """Its downloads are over."""
+        for download_id in [key for key, (owner, _) in self._downloads.items() if owner is node]:
+            self.download_ended(download_id)
+
+    def part_wanted(self, session: LiveSession, event: PartWanted) -> None:
+        """A playing begins to read a file."""
+        supply = self._supplies.get(session.session_id)
+        if supply is not None:
+            supply.wanted(event.path)
 
     def _check_room(self, owner: str) -> None:
         settings = self._settings
@@ -213,8 +271,10 @@ class Playbacks:
         if len(self._playbacks) >= settings.most:
             raise PlayFailed(PlayCause.BUSY, f"{len(self._playbacks)} playbacks are open")
 
-    async def _open(self, session: LiveSession, spec: RecordingInput) -> None:
+    async def _open(self, session: LiveSession, spec: RecordingInput, found: Found) -> None:
         async with AsyncExitStack() as undo:
+            if self.library.cache is not None:
+                spec = await self._supply(session, spec, found, undo)
             node = self._nodes.pick()
             node.placed += 1
             undo.callback(_unplace, node)
@@ -234,6 +294,30 @@ class Playbacks:
             info.video_codec = ready.video.codec if ready.video is not None else ""
             info.audio_codec = ready.audio.codec if ready.audio is not None else ""
             session.undo = undo.pop_all()
+
+    async def _supply(
+        self, session: LiveSession, spec: RecordingInput, found: Found, undo: AsyncExitStack
+    ) -> RecordingInput:
+        """Fetch the file that is played first; the others come while it plays."""
+        assert self.library.cache is not None  # noqa: S101
+        supply = Supply(
+            self.library, self.library.cache, found,
+            on_failure=lambda failure: self._supply_failed(session, failure),
+        )  # fmt: skip
+        undo.push_async_callback(supply.close)
+        await supply.look()
+        supply.backward = spec.speed < 0
+        await supply.bring(spec.end if supply.backward else spec.start)
+        self._supplies[session.session_id] = supply
+        undo.callback(self._supplies.pop, session.session_id, None)
+        return spec.model_copy(update={"parts": supply.parts})
+
+    def _supply_failed(self, session: LiveSession, failure: PlayFailed) -> None:
+        """The next file cannot be had: the playing ends, it does not pretend that nothing was recorded."""
+        log.error("playback ends session_id=%s cause=%s", session.session_id, failure)
+        task = self._sessions.end(session, failure.cause.value)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
 
 def file_name(channel_id: str, start: float, end: float, form: str) -> str:

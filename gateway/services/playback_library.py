@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,23 @@ class LibraryFailed(GatewayError):
     status = 503
 
 
+class FileCache(Protocol):
+    """What is needed of gateway.services.recording_cache.RecordingCache."""
+
+    @property
+    def limit_bytes(self) -> int: ...
+
+    def path_of(self, segment_id: str) -> Path: ...
+
+    def hold(self, segment_ids: Iterable[str]) -> None: ...
+
+    def release(self, segment_ids: Iterable[str]) -> None: ...
+
+    async def fetch(self, segment: StoredSegment) -> bool: ...
+
+    def progress(self, segments: Iterable[StoredSegment]) -> str: ...
+
+
 class SegmentIndex(Protocol):
     """What is needed of gateway.storage.recordings.RecordingStore."""
 
@@ -38,35 +55,55 @@ class Found:
 
     parts: tuple[ClipPart, ...]
     bytes: int
+    segments: tuple[StoredSegment, ...] = ()
+    """The entries behind the parts, in the same order."""
 
 
 class Library:
     """Our own recordings. ``directories`` are the disks by their id; times are unix seconds."""
 
-    def __init__(self, index: SegmentIndex, directories: Mapping[str, Path]) -> None:
+    def __init__(
+        self, index: SegmentIndex, directories: Mapping[str, Path], cache: FileCache | None = None
+    ) -> None:
         self._index = index
         self._directories = directories
+        self.cache = cache
 
     async def find(self, device_id: str, channel_id: str, start: float, end: float) -> Found:
-        """What can be played of ``[start, end)``. A file that is on no disk here counts as not recorded.
+        """What can be played of ``[start, end)``. A file that is on no disk here is awaited in the cache, if it was
+        uploaded; else it counts as not recorded.
 
         Raises LibraryFailed.
         """
-        parts, size = [], 0.0
+        parts, segments, size = [], [], 0.0
         for segment in await self._between(device_id, channel_id, start, end):
-            info, directory = segment.info, self._directories.get(segment.info.disk_id)
-            if not segment.local or directory is None:
+            part = self._part(segment)
+            if part is None:
                 continue
-            parts.append(
-                ClipPart(
-                    path=str(directory / info.path), start=info.start, end=info.end, bytes=info.bytes,
-                    growing=not info.complete,
-                )
-            )  # fmt: skip
+            info = segment.info
+            parts.append(part)
+            segments.append(segment)
             length = info.end - info.start
             if length > 0:
                 size += info.bytes * max(0.0, min(end, info.end) - max(start, info.start)) / length
-        return Found(tuple(parts), round(size))
+        return Found(tuple(parts), round(size), tuple(segments))
+
+    def _part(self, segment: StoredSegment) -> ClipPart | None:
+        info, directory = segment.info, self._directories.get(segment.info.disk_id)
+        if not segment.local or directory is None:
+            return self.remote_part(segment)
+        return ClipPart(
+            path=str(directory / info.path), start=info.start, end=info.end, bytes=info.bytes,
+            growing=not info.complete,
+        )  # fmt: skip
+
+    def remote_part(self, segment: StoredSegment) -> ClipPart | None:
+        """The file as it will lie in the cache; None when it is in no object storage that we know."""
+        if self.cache is None or not segment.remote_key:
+            return None
+        info = segment.info
+        path = self.cache.path_of(info.segment_id)
+        return ClipPart(path=str(path), start=info.start, end=info.end, bytes=info.bytes, awaited=True)
 
     async def files(self, device_id: str, channel_id: str, start: float, end: float) -> list[SegmentInfo]:
         """The recorded files that hold something of ``[start, end)``, oldest first. Raises LibraryFailed."""

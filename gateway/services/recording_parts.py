@@ -12,6 +12,7 @@ from gateway.events import EventBus
 from gateway.registry import Registry
 from gateway.services.nodes import Nodes
 from gateway.services.recording import Pictures, RecordingService
+from gateway.services.recording_cache import RecordingCache
 from gateway.services.recording_coverage import Coverage
 from gateway.services.recording_disks import DiskGuard
 from gateway.services.recording_healing import Healer
@@ -61,6 +62,13 @@ class Recording:
             files_per_s=settings.heal_files_per_s,
         )
         self.objects = ObjectStore(settings.s3) if settings.s3 is not None else None
+        self.cache = (
+            RecordingCache(
+                settings=settings.s3, directory=storage_directory / "s3-cache", objects=self.objects
+            )
+            if settings.s3 is not None and self.objects is not None
+            else None
+        )
         self.uploader = (
             Uploader(
                 settings=settings.s3,
@@ -68,6 +76,7 @@ class Recording:
                 store=self.store,
                 objects=self.objects,
                 guard=self.guard,
+                in_use=self.cache.in_use if self.cache is not None else lambda segment_id: False,
             )
             if settings.s3 is not None and self.objects is not None
             else None
@@ -75,6 +84,8 @@ class Recording:
         self.retention = Retention(
             settings=settings, store=self.store, guard=self.guard, bus=bus, clock=clock, remote=self.objects
         )
+        if self.cache is not None:
+            self.retention.on_removed = self.cache.forget
         self.wishes = Wishes(
             store=self.store, registry=registry, default_class=settings.default_class, clock=clock
         )
@@ -115,6 +126,9 @@ class Recording:
         if self.objects is not None and self.uploader is not None:
             push(self.objects.close)
             await self.objects.start()
+            if self.cache is not None:
+                push(self.cache.close)
+                await self.cache.start()
             push(self.uploader.close)
             await self.uploader.start()
         push(self.retention.close)

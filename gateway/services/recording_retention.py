@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -61,6 +61,8 @@ class Retention:
         remote: RemoteObjects | None = None,
     ) -> None:
         self.audit: Auditor | None = None
+        self.on_removed: Callable[[list[str]], Awaitable[None]] | None = None
+        """Told the ids of files that were deleted."""
         self.deleted: dict[str, Deleted] = defaultdict(Deleted)
         """By cause, for metrics."""
         self._settings = settings
@@ -139,7 +141,10 @@ class Retention:
                 )
             else:
                 gone.append(segment)
-        await self._store.remove_segments([segment.info.segment_id for segment in gone])
+        ids = [segment.info.segment_id for segment in gone]
+        await self._store.remove_segments(ids)
+        if self.on_removed is not None:
+            await self.on_removed(ids)
         by_disk: dict[str, Deleted] = defaultdict(Deleted)
         for segment in gone:
             by_disk[segment.info.disk_id].segments += 1

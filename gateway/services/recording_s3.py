@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import threading
 import time
@@ -24,6 +25,7 @@ from gateway.storage.recordings import LONGEST_SEGMENT_S, RecordingStore, Stored
 log = logging.getLogger(__name__)
 
 PART_BYTES = 8 * 1024 * 1024
+CHUNK_BYTES = 256 * 1024
 LOOK_S = 5.0
 LOOK_AT_ALL_S = 3600.0
 """So often the whole index is looked through; in between only what is young."""
@@ -35,6 +37,14 @@ T = TypeVar("T")
 
 class StorageUnavailable(OSError):
     """The object storage refused or could not be reached."""
+
+
+class ObjectMissing(StorageUnavailable):
+    """There is no such object (any more)."""
+
+
+class NotWritten(Exception):
+    """What came from the storage cannot be written here."""
 
 
 class ObjectStore:
@@ -83,6 +93,13 @@ class ObjectStore:
         """Bytes [start, end) of an object."""
         return await self._call(self._read(key, start, end))
 
+    async def download(self, key: str, path: Path, progress: Callable[[int], None]) -> int:
+        """Write an object to ``path``; its size in bytes. ``progress`` is told the bytes so far, in another thread.
+
+        Raises ObjectMissing, StorageUnavailable, NotWritten.
+        """
+        return await self._call(self._download(key, path, progress))
+
     async def url(self, key: str, lifetime_s: int = URL_LIFETIME_S) -> tuple[str, int]:
         """An address that anybody can GET (with Range), and for how many seconds."""
         params = {"Bucket": self._settings.bucket, "Key": key}
@@ -94,7 +111,11 @@ class ObjectStore:
 
         try:
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
-        except (BotoCoreError, ClientError, TimeoutError, OSError) as error:
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
+                raise ObjectMissing(f"{type(error).__name__}: {error}") from error
+            raise StorageUnavailable(f"{type(error).__name__}: {error}") from error
+        except (BotoCoreError, TimeoutError, OSError) as error:
             raise StorageUnavailable(f"{type(error).__name__}: {error}") from error
 
     async def _open(self, session: Any) -> None:
@@ -142,9 +163,26 @@ class ObjectStore:
         async with answer["Body"] as body:
             return bytes(await body.read())
 
+    async def _download(self, key: str, path: Path, progress: Callable[[int], None]) -> int:
+        answer = await self._client.get_object(Bucket=self._settings.bucket, Key=key)
+        size = 0
+        async with answer["Body"] as body, contextlib.AsyncExitStack() as stack:
+            try:
+                file = stack.enter_context(path.open("wb"))
+            except OSError as error:
+                raise NotWritten(str(error)) from error
+            while data := await body.read(CHUNK_BYTES):
+                try:
+                    file.write(data)
+                except OSError as error:
+                    raise NotWritten(str(error)) from error
+                size += len(data)
+                progress(size)
+        return size
+
 
 class Uploader:
-    """Uploads what is finished, oldest first; drops the local file afterwards if so set."""
+    """Uploads what is finished, oldest first; drops the local file afterwards if so set and nobody plays it."""
 
     def __init__(
         self,
@@ -154,6 +192,7 @@ class Uploader:
         store: RecordingStore,
         objects: ObjectStore,
         guard: DiskGuard,
+        in_use: Callable[[str], bool] = lambda segment_id: False,
     ) -> None:
         self.uploaded = 0
         self.uploaded_bytes = 0
@@ -163,6 +202,9 @@ class Uploader:
         self._store = store
         self._objects = objects
         self._guard = guard
+        self._in_use = in_use
+        self._to_drop: dict[str, StoredSegment] = {}
+        """Uploaded, and still here because somebody plays them."""
         self._since = self._looked_at_all = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -191,6 +233,8 @@ class Uploader:
         started = time.time()
         if started - self._looked_at_all >= LOOK_AT_ALL_S:
             self._looked_at_all, self._since = started, 0.0
+            await self._find_to_drop()
+        await self._drop_unused()
         while found := await self._store.to_upload(
             classes,
             disks=[d.disk_id for d in self._guard.disks.values()],
@@ -216,8 +260,36 @@ class Uploader:
             return False
         self.uploaded += 1
         self.uploaded_bytes += info.bytes
-        keep = self._settings.keep_local
-        await self._store.set_location(info.segment_id, local=keep, remote_key=key)
-        if not keep:
-            await asyncio.to_thread(path.unlink, True)
+        await self._store.set_location(info.segment_id, local=True, remote_key=key)
+        if not self._settings.keep_local:
+            await self._drop(dataclasses.replace(segment, remote_key=key))
         return True
+
+    async def _drop(self, segment: StoredSegment) -> None:
+        """Take an uploaded file from its disk; one that is played goes later.
+
+        First the file, then the entry: whoever holds it after this look finds it gone and fetches it.
+        """
+        info = segment.info
+        path = self._guard.path_of(info.disk_id, info.path)
+        if self._in_use(info.segment_id):
+            self._to_drop[info.segment_id] = segment
+            return
+        self._to_drop.pop(info.segment_id, None)
+        if path is not None:
+            try:
+                await asyncio.to_thread(path.unlink, True)
+            except OSError as error:
+                log.error("uploaded recording not deleted segment_id=%s cause=%s", info.segment_id, error)
+                return
+            await self._store.set_location(info.segment_id, local=False, remote_key=segment.remote_key)
+
+    async def _drop_unused(self) -> None:
+        for segment in tuple(self._to_drop.values()):
+            await self._drop(segment)
+
+    async def _find_to_drop(self) -> None:
+        """What a stop, or another setting before, left on the disks."""
+        if not self._settings.keep_local:
+            for segment in await self._store.uploaded_and_local(list(self._guard.disks)):
+                self._to_drop[segment.info.segment_id] = segment

@@ -136,7 +136,9 @@ class SessionWatch:
     def _device_offline(self, event: DeviceOffline) -> None:
         """Its media are released with it (annex K b, G231)."""
         for session in [
-            s for s in self._table.sessions.values() if s.live and s.info.device_id == event.device_id
+            s
+            for s in self._table.sessions.values()
+            if (s.live or s.history is not None) and s.info.device_id == event.device_id
         ]:
             self._table.end(session, "device_offline")
 

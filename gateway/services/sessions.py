@@ -32,7 +32,7 @@ from gateway.services.session_table import SessionTable, Work
 from gateway.services.session_watch import KeyFrameSender, SessionWatch, ViewerListener
 from media import tickets
 from media.errors import MediaError
-from media.specs import PlaybackEnded, SenderEnded, Transport, WebRtcOffer
+from media.specs import PartWanted, PlaybackEnded, SenderEnded, Transport, WebRtcOffer
 
 log = logging.getLogger(__name__)
 
@@ -105,11 +105,13 @@ class Sessions:
         sender_ended: SenderListener | None = None,
         viewer_event: ViewerListener | None = None,
         playback_ended: PlaybackListener | None = None,
+        part_wanted: Callable[[LiveSession, PartWanted], None] | None = None,
+        download_ended: Callable[[str], None] | None = None,
         local: LocalPictures | None = None,
     ) -> None:
         """Tell the services that also need the sessions: who asks for key frames, who hears of ended relays, who
-        answers viewers that ask a node by themselves, who hears of recordings played to their end,
-        who opens the pictures of our own inputs.
+        answers viewers that ask a node by themselves, who hears of recordings played to their end, of their files
+        that are wanted and of downloads that are over, who opens the pictures of our own inputs.
         """
         if key_frame is not None:
             self._watch.key_frame = key_frame
@@ -119,6 +121,10 @@ class Sessions:
             self._watch.on_viewer_event = viewer_event
         if local is not None:
             self._local = local
+        if part_wanted is not None:
+            self._watch.on_part_wanted = part_wanted
+        if download_ended is not None:
+            self._watch.on_download_ended = download_ended
         if playback_ended is not None:
             self._watch.on_playback_ended.append(playback_ended)
 
@@ -200,7 +206,8 @@ class Sessions:
             )
             if not reason.other_way or deadline - loop.time() < SHORT_TRY_S:
                 break
-        remember(self._registry, device, rungs[0], rungs[0], works=False)
+        if session.history is None:  # what is wrong with one recording says nothing about the way
+            remember(self._registry, device, rungs[0], rungs[0], works=False)
         raise _most_telling(failures)
 
     async def _attempt(self, session: LiveSession, device: Device, rung: Rung, deadline: float) -> None:
@@ -235,6 +242,21 @@ class Sessions:
     def admit(self, key: LiveKey, work: Work, *, kind: SessionKind = SessionKind.LIVE) -> LiveSession:
         """A session that ``work`` opens, for services with other ways to get a picture. See SessionTable.admit."""
         return self._table.admit(key, work, kind=kind)
+
+    def open_history(self, key: LiveKey, prepare: Callable[[LiveSession], None]) -> LiveSession:
+        """A session for a recording in the device. ``prepare`` fills in what shall be played, before it is opened.
+
+        Raises PlayFailed at once when the device cannot be asked; ``opening`` tells how it went.
+        """
+        device = self._playable(key[0], key[1])
+        if device.local:
+            raise PlayFailed(PlayCause.NOT_FOUND, "an input of our own has no recordings in it")
+        rungs = ladder(device.profile, Transport(self._settings.transport), None)
+        session = self._table.admit(
+            key, lambda session: self._climb(session, device, rungs), kind=SessionKind.PLAYBACK
+        )
+        prepare(session)
+        return session
 
     def end(self, session: LiveSession, cause: str) -> asyncio.Task[None]:
         """The one way out of a session. See SessionTable.end."""

@@ -211,6 +211,16 @@ class RecordingStore:
         )
         return await self._read(query)
 
+    async def uploaded_and_local(self, disks: Sequence[str], *, limit: int = 10_000) -> list[StoredSegment]:
+        """Files on these disks of which there is an object too, oldest first."""
+        query = (
+            select(recording_segments)
+            .where(_T.disk_id.in_(disks), _T.local.is_(True), _T.remote_key != "", _T.complete.is_(True))
+            .order_by(_T.start_s)
+            .limit(limit)
+        )
+        return await self._read(query)
+
     async def totals(self) -> dict[tuple[str, str], tuple[int, int]]:
         """(storage class, local | remote) to (segments, bytes)."""
         place = case((_T.local.is_(True), "local"), else_="remote")

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ from media.clip import Clip
 from media.errors import MediaError
 from media.mp4_file import BLOCK_BYTES, Mp4File, NothingRecorded
 from media.ps_mux import PsMuxer
-from media.specs import DownloadInfo, DownloadSpec, NodeConfig
+from media.specs import DownloadEnded, DownloadInfo, DownloadSpec, NodeConfig
 from media.unit import AccessUnit, Codec
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,11 @@ class _Order:
 class Downloads:
     """All downloads of one node; at most ``config.downloads`` at the same time, those not fetched yet included."""
 
-    def __init__(self, config: NodeConfig) -> None:
+    def __init__(
+        self, config: NodeConfig, emit: Callable[[DownloadEnded], None] = lambda event: None
+    ) -> None:
         self._config = config
+        self._emit = emit
         self._orders: dict[str, _Order] = {}
         self._planning = 0
         self.bytes = 0
@@ -128,6 +131,7 @@ class Downloads:
         order = self._orders.pop(download_id, None)
         if order is not None:
             order.thread.shutdown(wait=False, cancel_futures=True)
+            self._emit(DownloadEnded(download_id=download_id))
 
     async def close(self) -> None:
         """Forget all orders; what is being sent ends with its connection."""

@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING
 from media.clip import Clip, ClipUnit
 from media.errors import MediaError
 from media.sources.units import UnitSource
-from media.specs import InputControl, InputSpec, PlaybackEnded, PlayPosition, RecordingInput, StreamStats
+from media.specs import (
+    InputControl,
+    InputSpec,
+    PartWanted,
+    PlaybackEnded,
+    PlayPosition,
+    RecordingInput,
+    StreamStats,
+)
 from media.stream import Stream
 from media.unit import TICKS_PER_SECOND
 
@@ -63,7 +71,12 @@ class RecordingSource(UnitSource):
             cache_bytes=host.config.gop_cache_bytes, on_lost=host.on_lost, clock=host.clock,
         )  # fmt: skip
         self._spec, self._host = spec, host
-        self._clip = Clip(spec.parts, spec.start, spec.end, keep_gaps=spec.keep_gaps)
+        self._loop = asyncio.get_running_loop()
+        awaited = any(part.awaited for part in spec.parts)
+        self._clip = Clip(
+            spec.parts, spec.start, spec.end, keep_gaps=spec.keep_gaps,
+            on_part=self._part_wanted if awaited else None,
+        )  # fmt: skip
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recording")
         self._orders: deque[_Order] = deque()
         self._wake = asyncio.Event()
@@ -103,6 +116,8 @@ class RecordingSource(UnitSource):
         order = _Order(control, asyncio.get_running_loop().create_future())
         self._orders.append(order)
         self._wake.set()
+        if control.position_s is not None:
+            self._clip.hurry.set()  # whatever file is being waited for is not wanted any more
         return await order.done
 
     def position(self) -> PlayPosition:
@@ -119,10 +134,17 @@ class RecordingSource(UnitSource):
             if not order.done.done():
                 order.done.set_exception(MediaError("not_found", "the playing is over"))
         self._orders.clear()
+        self._clip.hurry.set()
         with contextlib.suppress(RuntimeError):  # closed twice
             self._thread.submit(self._clip.close)
         self._thread.shutdown(wait=False)
         super().close()
+
+    def _part_wanted(self, path: str) -> None:
+        """In the thread of the files."""
+        event = PartWanted(stream_id=self.stream.stream_id, path=path)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._host.emit, event)
 
     def request_key_frame(self) -> None:
         """A recording has its key frames where they are."""
@@ -277,8 +299,10 @@ class RecordingSource(UnitSource):
     async def _begin(self, at: float, until_s: float | None = None) -> None:
         """A new run from ``at``; its first batch is there when this returns."""
         if self._ahead is not None:
+            self._clip.hurry.set()
             await asyncio.wait([self._ahead])  # the thread must be through with the old run
             self._ahead = None
+        self._clip.hurry.clear()
         backward, keys_only = self._mode(self._speed)
         if backward:
             until = None if until_s is None else self._spec.start + until_s
@@ -296,7 +320,9 @@ class RecordingSource(UnitSource):
             self._ahead = self._order_batch()
         if self._ahead is None:
             return
+        was_paused, self.paused = self.paused, True  # a file that has to be brought first is no loss
         units, self._last_batch = await asyncio.shield(self._ahead)
+        self.paused = was_paused
         self._batch.extend(units)
         self._ahead = None if self._last_batch else self._order_batch()
 

@@ -25,7 +25,12 @@ _RTP = kept_ports(200)
 
 @asynccontextmanager
 async def recorded_gateway(
-    folder: Path, disk: Path, *recordings: Recorded, more_channels: tuple[str, ...] = (), **playback: Any
+    folder: Path,
+    disk: Path,
+    *recordings: Recorded,
+    more_channels: tuple[str, ...] = (),
+    s3: dict[str, Any] | None = None,
+    **playback: Any,
 ) -> AsyncIterator[Gateway]:
     """A running gateway whose disk ``d1`` is ``disk``; the channels of ``recordings`` belong to an offline recorder."""
     sip, viewer, http, metrics = free_ports(4)
@@ -40,7 +45,7 @@ async def recorded_gateway(
             },
             "cascade": {"register_retry_s": 0.3, "ack_guard_s": 1.5},
             "playback": {"end_grace_s": 0.6, **playback},
-            "recording": {"disks": [{"disk_id": "d1", "directory": str(disk), "reserve_bytes": 0}], "segment_s": 2},
+            "recording": {"disks": [{"disk_id": "d1", "directory": str(disk), "reserve_bytes": 0}], "segment_s": 2, "s3": s3},
             "registration": {"domain_password": PASSWORD},
             "http": {"host": "127.0.0.1", "port": http},
             "metrics": {"port": metrics},

@@ -15,13 +15,19 @@ from yarl import URL
 
 
 class S3Storage:
-    """``objects`` by bucket/key. ``refuse``: so many of the next requests are answered 503."""
+    """``objects`` by bucket/key. ``refuse``: so many of the next requests are answered 503.
+
+    ``fetched``: the names of objects that were read whole, in order. ``slow``: while it is set, such an answer stops in
+    the middle until it is cleared.
+    """
 
     ACCESS, SECRET = "AKIATESTTESTTEST0001", "test-secret-key-of-forty-characters-0001"
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.refuse = 0
+        self.fetched: list[str] = []
+        self.slow = False
         self.parts_seen = 0
         self.url = ""
         self._uploads: dict[str, dict[int, bytes]] = {}
@@ -60,7 +66,22 @@ class S3Storage:
         handler = getattr(self, f"_{request.method.lower()}", None)
         if handler is None:
             return web.Response(status=405)
+        if request.method == "GET" and "Range" not in request.headers and name in self.objects:
+            return await self._whole(name, request)
         answer: web.StreamResponse = handler(name, query, body, request)
+        return answer
+
+    async def _whole(self, name: str, request: web.Request) -> web.StreamResponse:
+        data = self.objects[name]
+        self.fetched.append(name)
+        answer = web.StreamResponse()
+        answer.content_length = len(data)
+        await answer.prepare(request)
+        await answer.write(data[: len(data) // 2])
+        while self.slow:
+            await asyncio.sleep(0.02)
+        await answer.write(data[len(data) // 2 :])
+        await answer.write_eof()
         return answer
 
     def _put(self, name: str, query: Any, body: bytes, request: web.Request) -> web.Response:
