@@ -81,9 +81,9 @@ def chosen(
     options = replace(options) if options is not None else DeviceOptions()
     options.register = replace(options.register)
     if transport is not None:
-        if transport not in ("udp", "tcp"):
+        if transport not in ("udp", "tcp", "tls"):
             raise ValueError(f"no transport: {transport}")
-        options.transport = "tcp" if transport == "tcp" else "udp"
+        options.transport = transport  # type: ignore[assignment]
     if media is not None:
         options.media = media
     if edition is not None:

@@ -33,7 +33,7 @@ from sip.endpoint import (
     Reply,
 )
 from sip.errors import RemoteError
-from sip.flow import Flow, Target
+from sip.flow import Flow, Target, TransportName
 from sip.ids import TypeKind, kind_of
 from sip.manscdp import (
     CONTENT_TYPE,
@@ -47,11 +47,15 @@ from sip.manscdp import (
     encode,
 )
 from sip.message import Response
+from sip.note import NoteKey, PeerGuard
 from sip.timers import Timers
+from sip.tls import Tls
+from sip.uri import SipUri
 
 log = logging.getLogger(__name__)
 
 MAX_RECORDED = 10_000
+_TRANSPORTS: dict[str, TransportName] = {"udp": "udp", "tcp": "tcp", "tls": "tls"}
 MediaChoice = Literal["any", "udp", "tcp"]
 
 
@@ -74,12 +78,13 @@ class Channel:
 class DeviceOptions:
     """Everything about a simulated device except who it is.
 
-    ``transport`` is that of SIP; ``media`` what it accepts in offers. ``page_size`` is the number of catalog items
+    ``transport`` is that of SIP (tls needs ``tls``, with ``server_name`` the name in the server's certificate);
+    ``note`` signs and checks all messages; ``media`` what it accepts in offers. ``page_size`` is the number of catalog items
     per message. ``max_calls`` parallel streams, beyond which 486. ``longest_subscription_s`` is the most a subscriber
     is granted. ``charset`` None: as the edition asks.
     """
 
-    transport: Literal["udp", "tcp"] = "udp"
+    transport: TransportName = "udp"
     media: MediaChoice = "any"
     edition: Edition = Edition.V2022
     charset: str | None = None
@@ -97,6 +102,9 @@ class DeviceOptions:
     """What the first sub stream shows; None: the device knows no sub stream and sends its main one."""
     register: RegisterSettings = field(default_factory=RegisterSettings)
     timers: Timers | None = None
+    tls: Tls | None = None
+    server_name: str = ""
+    note: NoteKey | None = None
 
 
 @dataclass(slots=True)
@@ -144,15 +152,21 @@ class SimulatedDevice:
         self.subscriptions: dict[str, NotifierSubscription] = {}
         self.sn = secrets.randbelow(1000)
         extra = {"timers": self.options.timers} if self.options.timers is not None else {}
+        note = self.options.note
+        self.guard = PeerGuard(note, mono=time.monotonic) if note is not None else None
         self.endpoint = Endpoint(
             self.identity,
             host=self.options.host,
             port=self.options.port,
             handler=self._handle,
             user_agent=self.options.user_agent,
+            tls=self.options.tls,
+            guard=self.guard,
             **extra,  # type: ignore[arg-type]
         )
-        self.target = Target(self.server_uri, server[0], server[1], self.options.transport)
+        self.target = Target(
+            self.server_uri, *server, self.options.transport, server_name=self.options.server_name
+        )
         self.registration = Registration(
             self.endpoint,
             self.target,
@@ -165,6 +179,7 @@ class SimulatedDevice:
             faults=self.faults,
             other_port=self._send_from_other_port,
         )
+        self.registration.on_moved = self._moved
         self.calls = Calls(self)
         self.notices = Notices(self)
         self.configuration = Configuration(self)
@@ -177,12 +192,35 @@ class SimulatedDevice:
     async def start(self) -> None:
         """Open the port and begin to register; does not wait for the answer (see ``wait_registered``)."""
         await self.endpoint.start()
-        if self.options.transport == "udp":
-            # A flow keeps long answers on UDP, as devices do.
-            local = self.endpoint.local_address(self.target.host)
-            flow = Flow("udp", self.target.host, self.target.port, local, self.endpoint.port)
-            self.target = self.registration.target = Target.of_flow(self.server_uri, flow)
+        self.target = self.registration.target = self.registration.home = self._on_udp_flow(self.target)
         self.registration.start()
+
+    def _on_udp_flow(self, target: Target) -> Target:
+        """A flow keeps long answers on UDP, as devices do."""
+        if target.transport != "udp":
+            return target
+        local = self.endpoint.local_address(target.host)
+        flow = Flow("udp", target.host, target.port, local, self.endpoint.port)
+        return Target.of_flow(target.uri, flow)
+
+    def _moved(self, contact: SipUri | None) -> None:
+        """Another server from here on, or the first one again (None)."""
+        if contact is None:
+            target = self.registration.home
+        else:
+            named = (contact.param("transport") or "").lower()
+            transport = _TRANSPORTS.get(named, self.options.transport)
+            uri = f"sip:{contact.user}@{contact.user[:10]}"
+            where = Target(
+                uri,
+                contact.host,
+                contact.port or 5060,
+                transport,
+                server_name=self.options.server_name,
+            )
+            target = self._on_udp_flow(where)
+        self.target = self.registration.target = target
+        self.server_uri = self.registration.server_uri = target.uri
 
     async def stop(self, *, unregister: bool = True) -> None:
         """BYE all calls, unregister, close the port."""

@@ -18,8 +18,11 @@ from sip.errors import RemoteError
 from sip.flow import Target
 from sip.manscdp import CONTENT_TYPE, Edition
 from sip.message import Response
+from sip.uri import SipUri
 
 log = logging.getLogger(__name__)
+
+MAX_REDIRECTS = 3
 
 
 @dataclass(slots=True)
@@ -69,6 +72,11 @@ class Registration:
         self.failures = 0
         self.heartbeats = 0
         self.missed_heartbeats = 0
+        self.home = target
+        self.on_moved: Callable[[SipUri | None], None] = lambda contact: None
+        """Told of the Contact of a 302 that is followed, and by None of the way back: sets ``target`` and ``server_uri``."""
+        self.redirects = 0
+        self._hops = 0
         self._credentials = Credentials(identity.user, password) if password else None
         self._edition = edition
         self._heartbeat = heartbeat
@@ -114,13 +122,39 @@ class Registration:
                 pause_s = self.settings.retry_s[0]
                 self.granted_s = granted(response, self.settings.expires_s)
                 self.registered.set()
+                self._hops = 0
                 await self._stay_registered()
+                if not self.registered.is_set():
+                    self._go_home()
+                continue
+            if response is not None and self._follow(response):
                 continue
             self.failures += 1
             self.registered.clear()
+            self._go_home()
             self._call_id = secrets.token_hex(12)
             await asyncio.sleep(pause_s * random.uniform(0.75, 1.25))
             pause_s = min(pause_s * 2, longest_s)
+
+    def _follow(self, response: Response) -> bool:
+        """A 302 sends us to another server, a few times at most (9.1.2.3)."""
+        try:
+            contact = response.contact
+        except RemoteError:
+            contact = None
+        if response.status not in (301, 302) or contact is None or self._hops >= MAX_REDIRECTS:
+            return False
+        self._hops += 1
+        self.redirects += 1
+        self._call_id = secrets.token_hex(12)
+        self.on_moved(contact.uri)
+        return True
+
+    def _go_home(self) -> None:
+        """Back to the server we were given: it may know another one."""
+        self._hops = 0
+        if self.target != self.home:
+            self.on_moved(None)
 
     async def _register(self, expires_s: int) -> Response:
         headers = [("Expires", str(expires_s))]

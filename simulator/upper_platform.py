@@ -49,9 +49,11 @@ from sip.manscdp import (
 from sip.manscdp.media_status import FILE_SENT
 from sip.mansrtsp import PlayAnswer, PlayControl
 from sip.message import Request, Response
+from sip.note import NoteKey, PeerGuard
 from sip.observer import Observer
 from sip.sdp import SessionDescription, history_offer, live_offer, parse
 from sip.timers import Timers
+from sip.tls import Tls
 
 log = logging.getLogger(__name__)
 
@@ -188,8 +190,12 @@ class UpperPlatform:
         rules: UpperRules | None = None,
         faults: UpperFaults | None = None,
         timers: Timers | None = None,
+        tls: Tls | None = None,
+        note: NoteKey | None = None,
     ) -> None:
         self.platform_id = platform_id
+        self.tls = tls
+        self.guard = PeerGuard(note, mono=time.monotonic) if note is not None else None
         self.domain = domain or platform_id[:10]
         self.lower_id = lower_id
         self.host = host
@@ -234,6 +240,8 @@ class UpperPlatform:
             handler=self._handle,
             user_agent="upper-simulator",
             observer=self._witness,
+            tls=self.tls,
+            guard=self.guard,
             **extra,  # type: ignore[arg-type]
         )
         transport = endpoint._transport
@@ -258,11 +266,16 @@ class UpperPlatform:
 
     @property
     def port(self) -> int:
+        """The port to register at: that of TLS where this is the transport."""
+        if self.transport == "tls":
+            return self.endpoint.tls_port
         return self._port or self.endpoint.port
 
     async def start(self) -> None:
         await self.endpoint.start()
         self._port = self.endpoint.port
+        if self.tls is not None and self.tls.port is not None:
+            self.tls.port = self.endpoint.tls_port  # a restart comes back on the same one
 
     async def stop(self) -> None:
         """BYE to everything it watches, then close."""
