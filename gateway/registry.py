@@ -232,10 +232,10 @@ class Registry:
     def set_fault(self, device: Device, fault: bool, faulty_children: Iterable[str] = ()) -> None:
         """What a heartbeat says about health: Status ERROR, and children that are DEFECT until it no longer names
         them (G066, G067)."""
-        if device.fault != fault:
-            device.fault = fault
-            self.bus.publish(DeviceFault(device.device_id, fault))
         children = frozenset(faulty_children)
+        if device.fault != fault or children != device.faulty_children:
+            device.fault = fault
+            self.bus.publish(DeviceFault(device.device_id, fault, tuple(sorted(children))))
         if children == device.faulty_children:
             return
         changed = children ^ device.faulty_children

@@ -15,7 +15,9 @@ from gateway.events import EventBus, SecurityEvent
 from gateway.http.alarms import AlarmResource
 from gateway.http.auth import Gatekeeper
 from gateway.http.channels import ChannelResource
+from gateway.http.commands import CommandResource
 from gateway.http.console import Console, DocumentResource
+from gateway.http.device_queries import DeviceQueryResource
 from gateway.http.devices import CatalogAsker, DeviceResource
 from gateway.http.events import EventResource
 from gateway.http.health import Check, HealthResource, SystemInfo
@@ -41,10 +43,12 @@ from gateway.services.alarms import AlarmService
 from gateway.services.alarms_reset import AlarmReset
 from gateway.services.audit import Audit, AuditStore
 from gateway.services.census import Census
+from gateway.services.commands import DeviceCommands
 from gateway.services.onvif import Onvif
 from gateway.services.positions import PositionService
 from gateway.services.recording_parts import Recording
 from gateway.services.subscriptions import SubscriptionService
+from gateway.services.upgrade import Upgrades
 
 if TYPE_CHECKING:
     from gateway.services.nodes import NodeHandle
@@ -82,6 +86,8 @@ class Parts:
     alarm_reset: AlarmReset
     positions: PositionService
     subscriptions: SubscriptionService
+    commands: DeviceCommands
+    upgrades: Upgrades
     system: SystemInfo
     realm: str
     checks: dict[str, Check]
@@ -143,6 +149,8 @@ class Http:
             TreeResource(registry=registry, census=parts.census),
             LiveResource(registry=registry, pictures=parts.sessions, key_frames=parts.control),
             PtzResource(registry=registry, controller=parts.control),
+            DeviceQueryResource(registry=registry, asking=parts.commands),
+            CommandResource(registry=registry, orders=parts.commands, upgrades=parts.upgrades),
             PlatformResource(uppers=parts.uppers),
             ShareResource(registry=registry, uppers=parts.uppers),
             InputResource(registry=registry, inputs=parts.inputs, onvif=parts.onvif),

@@ -16,6 +16,7 @@ from gateway.registry import Registry
 from gateway.services.access import Role
 from sip import ptz
 
+MAX_TRACK_NAME_BYTES = 32
 PRIORITY = {Role.VIEWER: 0, Role.OPERATOR: 100, Role.ADMINISTRATOR: 200}
 """Who may take a moving camera from whom."""
 
@@ -32,6 +33,7 @@ class Controller(Protocol):
         *,
         priority: int = 0,
         preset_name: str = "",
+        cruise_track_name: str = "",
     ) -> None: ...
 
 
@@ -71,7 +73,11 @@ class PtzRequest(Model):
     preset: int | None = Field(
         default=None, ge=1, le=255, description="For preset_*, cruise_add and cruise_remove."
     )
-    name: str = Field(default="", max_length=64, description="Name of the preset, for preset_set.")
+    name: str = Field(
+        default="",
+        max_length=64,
+        description="Name of the preset, for preset_set, or of the track, for cruise_*; told to devices of 2022 only.",
+    )
     number: int | None = Field(default=None, ge=0, le=255, description="Cruise track, scan group or switch.")
     value: int | None = Field(
         default=None, ge=0, le=4095, description="cruise_speed, cruise_stay (s), scan_speed."
@@ -104,8 +110,18 @@ class PtzResource:
         command = command_of(body)
         who = call.who
         priority = PRIORITY[who.role]
-        await self._controller.ptz(*key, command, who.name, priority=priority, preset_name=body.name)
+        await self._controller.ptz(*key, command, who.name, priority=priority, **_names(command, body.name))
         return PtzDone(device_id=key[0], channel_id=key[1], command=body.command)
+
+
+def _names(command: ptz.PtzCommand, name: str) -> dict[str, str]:
+    """The name of what the command is about. A track's has at most 32 bytes (2022 A.2.3.1.2)."""
+    if not isinstance(command, ptz.Cruise):
+        return {"preset_name": name}
+    if len(name.encode("gb18030", "replace")) > MAX_TRACK_NAME_BYTES:
+        text = f"name: a track's name has at most {MAX_TRACK_NAME_BYTES} bytes"
+        raise Problem(422, text, cause="invalid_input", field="name")
+    return {"cruise_track_name": name}
 
 
 def command_of(body: PtzRequest) -> ptz.PtzCommand:

@@ -113,6 +113,7 @@ class Control:
         *,
         priority: int = 0,
         preset_name: str = "",
+        cruise_track_name: str = "",
         hold_s: float | None = None,
     ) -> None:
         """Send one PTZ command; returns with the device's 200, no Response is awaited (G157).
@@ -134,7 +135,8 @@ class Control:
                 self._release(key, command)
             elif isinstance(command, Move | Lens):
                 self._hold(key, command, who, priority, self._hold_s if hold_s is None else hold_s)
-            await self._command(device, channel_id, command, priority=priority, preset_name=preset_name)
+            names = {"preset_name": preset_name, "cruise_track_name": cruise_track_name}
+            await self._command(device, channel_id, command, priority=priority, **names)
         except ControlFailed as failure:
             self._note(who, "ptz", key, failure.cause.value, digits)
             raise
@@ -207,6 +209,7 @@ class Control:
         *,
         priority: int = 0,
         preset_name: str = "",
+        cruise_track_name: str = "",
     ) -> None:
         """One PTZ command, the way the device or input takes it. Raises ControlFailed."""
         if device.local and self.local is not None:
@@ -219,6 +222,7 @@ class Control:
                 device_id=channel_id,
                 ptz_cmd=encode(command),
                 preset_name=preset_name,
+                cruise_track_name=cruise_track_name,
                 control_priority=priority or None,
             ),
         )

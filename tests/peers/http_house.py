@@ -219,6 +219,7 @@ class FakeControl:
         *,
         priority: int = 0,
         preset_name: str = "",
+        cruise_track_name: str = "",
     ) -> None:
         if self.failure is not None:
             raise self.failure

@@ -7,16 +7,19 @@ from typing import Any
 
 from gateway_core import DOMAIN
 
-from config.settings import AlarmSettings, CatalogSettings, PositionSettings
+from config.settings import AlarmSettings, CatalogSettings, ControlSettings, PositionSettings
 from gateway.clock import Clock
 from gateway.events import EventBus
 from gateway.registry import Registry
 from gateway.services.alarms import AlarmService
 from gateway.services.alarms_archive import AlarmArchive
 from gateway.services.alarms_reset import AlarmReset
+from gateway.services.commands import DeviceCommands
 from gateway.services.positions import PositionService
 from gateway.services.subscriptions import SubscriptionService
+from gateway.services.upgrade import Upgrades
 from gateway.storage.alarms import AlarmStore
+from gateway.storage.journal import Journal
 from gateway.storage.positions import PositionStore
 
 
@@ -30,7 +33,13 @@ def notice_parts(
     )
     nobody: Any = None
     store = PositionStore(database)
+    control = ControlSettings()
+    commands = DeviceCommands(settings=control, registry=registry, asker=nobody)
     return {
+        "commands": commands,
+        "upgrades": Upgrades(
+            settings=control, orders=commands, bus=bus, journal=Journal(clock=clock), clock=clock
+        ),
         "alarms": AlarmService(settings=settings, registry=registry, bus=bus, archive=archive, clock=clock),
         "alarm_reset": AlarmReset(registry=registry, asker=nobody),
         "positions": PositionService(settings=PositionSettings(), store=store, bus=bus, clock=clock),
