@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gateway.model import Device, Profile
 from gateway.registry import Registry
 from gateway.services.errors import PlayCause, PlayFailed
+from gateway.services.session_record import DeviceHistory
 from media.specs import PayloadFormat, Transport
 from sip import sdp
 from sip.errors import RemoteError
@@ -37,6 +38,8 @@ class Answer:
     remote_host: str | None = None
     remote_port: int | None = None
     payloads: tuple[PayloadFormat, ...] | None = None
+    filesize: int | None = None
+    """Bytes of a download; None: not said, or not sensible."""
     observed: tuple[str, ...] = ()
     """What of it is worth noting in the device's profile (gateway.profile.OBSERVED)."""
 
@@ -76,7 +79,16 @@ def remember(registry: Registry, device: Device, rung: Rung, first: Rung, *, wor
 
 
 def build_offer(
-    *, own_id: str, address: str, port: int, ssrc: int, rung: Rung, device: Device, stream_number: int
+    *,
+    own_id: str,
+    address: str,
+    port: int,
+    ssrc: int,
+    rung: Rung,
+    device: Device,
+    stream_number: int,
+    history: DeviceHistory | None = None,
+    channel_id: str = "",
 ) -> sdp.SessionDescription:
     """The live offer for this device (GB/T 28181-2022 9.2.3, annex G).
 
@@ -85,7 +97,7 @@ def build_offer(
     dialect = device.profile.stream_number_dialect
     edition = Edition.from_header(device.edition)
     wanted = stream_number > 0 or dialect != "streamnumber" or edition is Edition.V2022
-    return sdp.live_offer(
+    offer = sdp.live_offer(
         own_id=own_id,
         address=address,
         port=port,
@@ -95,6 +107,17 @@ def build_offer(
         stream_number=stream_number if wanted else None,
         form=rung.form,
         stream_dialect=dialect,
+    )
+    if history is None:
+        return offer
+    return sdp.history_offer(
+        offer,
+        name=history.name,
+        source_id=channel_id,
+        record_type=history.record_type,
+        start_unix=history.start,
+        end_unix=history.end,
+        download_speed=history.download_speed,
     )
 
 
@@ -140,5 +163,6 @@ def read_answer(
         remote_host=host,
         remote_port=port,
         payloads=payloads if body.strip() else None,
+        filesize=answer.filesize,
         observed=tuple(observed),
     )

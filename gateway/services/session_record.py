@@ -13,9 +13,26 @@ from gateway.services.errors import PlayFailed
 from gateway.services.nodes import NodeHandle
 from media.specs import PayloadFormat, StreamReady
 from sip.endpoint import InviteSession
+from sip.incoming import RequestCallback
 
 LiveKey = tuple[str, str, int]
 """device_id, channel_id, stream number (0 main)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceHistory:
+    """A recording that the device shall play or hand over (2022 9.8, 9.9). Times in unix seconds; ``record_type`` as
+    in ``u=``: 0 all, 1 manual, 2 alarm, 3 time. ``download_speed`` None: it is played."""
+
+    start: int
+    end: int
+    record_type: int = 0
+    download_speed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """``s=`` of the offer."""
+        return "Playback" if self.download_speed is None else "Download"
 
 
 class Watcher(Protocol):
@@ -58,6 +75,12 @@ class LiveSession:
     """Its node was lost and it is being opened again elsewhere: watchers wait for the outcome."""
     local: bool = False
     """The picture comes from an input of our own, not from a device's INVITE."""
+    history: DeviceHistory | None = None
+    """A recording in the device; None: live pictures, or no device's."""
+    filesize: int | None = None
+    """Bytes that the device announced for a download."""
+    on_request: RequestCallback | None = None
+    """Answers INFO and MESSAGE that the device sends inside the dialog."""
     idle_grace_s: float | None = None
     """So long it may be without viewers; None: as set for all."""
     derived: bool = False
