@@ -6,10 +6,17 @@ GB/T 28181-2022 annex J and A.2.1.9. A node's kind (its code) decides first, Par
 
 from __future__ import annotations
 
+import asyncio
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from gateway.model import Channel, ChannelKind
 from sip.ids import parent_divisions, trim_division
+
+IN_THREAD_ABOVE = 2000
+"""Channels; below it a directory is made in a few milliseconds."""
+MOST_KEPT = 8
 
 _K = ChannelKind
 _GROUPS = (_K.BUSINESS_GROUP, _K.VIRTUAL_ORGANISATION)
@@ -106,3 +113,48 @@ class Directory:
                 seen.add(current)
                 pending.extend(self._parents.get(current, ()))
         return False
+
+
+class Shapes(Protocol):
+    """What directories are made of (gateway.registry.Registry). ``shapes`` grows with each change, by device."""
+
+    @property
+    def shapes(self) -> Mapping[str, int]: ...
+
+    def channels(self, device_id: str) -> Mapping[str, Channel]: ...
+
+
+class Directories:
+    """The directories that were looked at last, made anew when a catalog changed. A large one is made in a thread."""
+
+    def __init__(self, registry: Shapes) -> None:
+        self._registry = registry
+        self._kept: OrderedDict[str, tuple[int, Directory]] = OrderedDict()
+        self._making: dict[str, asyncio.Task[Directory]] = {}
+
+    async def of(self, device_id: str) -> Directory:
+        """The directory as of now; who asks while it is made waits for the same one."""
+        shape = self._registry.shapes.get(device_id, 0)
+        kept = self._kept.get(device_id)
+        if kept is not None and kept[0] == shape:
+            self._kept.move_to_end(device_id)
+            return kept[1]
+        channels = dict(self._registry.channels(device_id))
+        if len(channels) <= IN_THREAD_ABOVE:
+            return self._keep(device_id, shape, Directory(channels))
+        task = self._making.get(device_id)
+        if task is None:
+            task = asyncio.create_task(self._make(device_id, shape, channels), name=f"directory-{device_id}")
+            self._making[device_id] = task
+            task.add_done_callback(lambda _: self._making.pop(device_id, None))
+        return await asyncio.shield(task)
+
+    async def _make(self, device_id: str, shape: int, channels: Mapping[str, Channel]) -> Directory:
+        return self._keep(device_id, shape, await asyncio.to_thread(Directory, channels))
+
+    def _keep(self, device_id: str, shape: int, directory: Directory) -> Directory:
+        self._kept[device_id] = (shape, directory)
+        self._kept.move_to_end(device_id)
+        while len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)
+        return directory

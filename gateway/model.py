@@ -126,6 +126,8 @@ class Channel:
     """Complete catalogs in a row that did not name this channel (two delete it, quirk 16)."""
     added_at: datetime | None = None
     updated_at: datetime | None = None
+    mapped_id: str = ""
+    """Another code for it where its own means several cameras (gateway.services.lower_platforms)."""
 
     @property
     def key(self) -> tuple[str, str]:

@@ -118,6 +118,10 @@ class Registry:
         self._tombstones: dict[str, dict[str, Channel]] = {}
         self._owners: dict[str, dict[str, None]] = {}  # channel_id -> device_ids, in the order they came
         self._by_flow: dict[FlowKey, dict[str, None]] = {}
+        self.by_mapped: dict[str, tuple[str, str]] = {}
+        """Keys of channels by their mapped codes (gateway.services.lower_platforms)."""
+        self.shapes: dict[str, int] = {}
+        """By device: grows whenever its tree of channels may look different."""
 
     # -- devices ---------------------------------------------------------------------------------------------
 
@@ -182,6 +186,7 @@ class Registry:
             self.bus.publish(ChannelRemoved(device_id, channel_id))
         self._tombstones.pop(device_id, None)
         self._unindex_flow(device)
+        self.shapes.pop(device_id, None)
         del self.devices[device_id]
         self.secrets.pop(device_id, None)
         self.changes.devices.discard(device_id)
@@ -260,6 +265,10 @@ class Registry:
         """Channels with this code under any device: more than one when codes collide (quirk 18)."""
         return [self._channels[device_id][channel_id] for device_id in self._owners.get(channel_id, ())]
 
+    def used_twice(self, channel_id: str) -> bool:
+        """Whether several devices use this code."""
+        return len(self._owners.get(channel_id, ())) > 1
+
     def all_channels(self) -> Iterator[Channel]:
         for channels in self._channels.values():
             yield from channels.values()
@@ -301,6 +310,7 @@ class Registry:
             for name in changed:
                 setattr(known, name, getattr(channel, name))
             known.updated_at = now
+            self._reshape(device_id)
             self.changes.channels.add(channel.key)
             self.bus.publish(ChannelChanged(device_id, channel_id, changed))
         return known
@@ -315,6 +325,7 @@ class Registry:
         channel.reported_at = channel.reported_at or now
         channel.defect = channel_id in self.devices[device_id].faulty_children
         self._channels[device_id][channel_id] = channel
+        self._reshape(device_id)
         owners = self._owners.setdefault(channel_id, {})
         owners[device_id] = None
         self.changes.channels.add(channel.key)
@@ -329,6 +340,7 @@ class Registry:
         if channel is None:
             return False
         self._disown(device_id, channel_id)
+        self._reshape(device_id)
         channel.deleted_at = self.clock.utc()
         self._tombstones.setdefault(device_id, {})[channel_id] = channel
         self.changes.channels.add(channel.key)
@@ -454,6 +466,9 @@ class Registry:
     def _mark(self, device_id: str) -> None:
         self.changes.devices.add(device_id)
         self.changes.removed_devices.discard(device_id)
+
+    def _reshape(self, device_id: str) -> None:
+        self.shapes[device_id] = self.shapes.get(device_id, 0) + 1
 
     def _disown(self, device_id: str, channel_id: str) -> None:
         owners = self._owners.get(channel_id)

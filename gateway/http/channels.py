@@ -21,6 +21,7 @@ from gateway.http.views import (
 from gateway.model import Channel, ChannelKind, State
 from gateway.registry import Registry
 from gateway.services.access import Role
+from gateway.services.lower_platforms import best_way, cameras_of
 
 YIELD_EVERY = 2000
 
@@ -47,8 +48,9 @@ class ChannelFinder:
         self._registry = registry
 
     def key(self, channel_id: str, device_id: str | None) -> tuple[str, str]:
-        """``(device_id, channel_id)``. Raises Problem 404, or 409 when several devices use the code (quirk 18).
+        """``(device_id, channel_id)``. Raises Problem 404, or 409 when the code means several cameras (quirk 18).
 
+        A camera known by several ways is taken by the best one; a mapped code finds its camera.
         A camera that sent no catalog is watched under its own code.
         """
         registry = self._registry
@@ -60,18 +62,31 @@ class ChannelFinder:
             return device_id, channel_id
         found = registry.find_channels(channel_id)
         if len(found) > 1:
-            owners = ", ".join(channel.device_id for channel in found[:10])
-            raise Problem(
-                409,
-                f"several devices use the channel code {channel_id}: {owners}",
-                cause="ambiguous_channel",
-                field="query.device_id",
-            )
+            cameras = cameras_of(found, registry.devices)
+            if len(cameras) > 1:
+                raise _ambiguous(channel_id, cameras)
+            return best_way(registry, found).key
         if found:
             return found[0].key
+        mapped = registry.by_mapped.get(channel_id)
+        if mapped is not None and registry.channel(*mapped) is not None:
+            return mapped
         if channel_id in registry.devices:
             return channel_id, channel_id
         raise not_found(f"channel {channel_id}")
+
+
+def _ambiguous(channel_id: str, cameras: list[list[Channel]]) -> Problem:
+    owners = ", ".join(
+        f"{ways[0].device_id}{f' (mapped to {ways[0].mapped_id})' if ways[0].mapped_id else ''}"
+        for ways in cameras[:10]
+    )
+    return Problem(
+        409,
+        f"several devices use the channel code {channel_id}: {owners}",
+        cause="ambiguous_channel",
+        field="query.device_id",
+    )
 
 
 class ChannelResource:

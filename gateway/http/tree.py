@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from enum import StrEnum
 
 from pydantic import Field
 
+from gateway.directory import Directories
 from gateway.http.errors import Problem, not_found
 from gateway.http.routes import Call, View, route
 from gateway.http.views import Page
@@ -65,6 +66,7 @@ class TreeResource:
     def __init__(self, *, registry: Registry, census: Census) -> None:
         self._registry = registry
         self._census = census
+        self._directories = Directories(registry)
 
     @route(
         "GET",
@@ -84,9 +86,9 @@ class TreeResource:
         elif kind == "":
             return await self._devices(query)
         elif kind == "device":
-            nodes = self._under(code, "")
+            return await self._under(query, code, "")
         elif kind == "channel":
-            nodes = self._under(*code.split("/"))
+            return await self._under(query, *code.split("/"))
         else:
             raise Problem(422, "no node of this tree", cause="invalid_input", field="query.parent")
         return TreeLevel(total=len(nodes), nodes=nodes[query.offset : query.offset + query.limit])
@@ -126,20 +128,22 @@ class TreeResource:
             reason="" if device.online else device.offline_cause or "never_registered",
         )
 
-    def _under(self, device_id: str, parent: str) -> list[TreeNode]:
+    async def _under(self, query: TreeQuery, device_id: str, parent: str) -> TreeLevel:
+        """Only the nodes of this page are made: one organisation of a platform may hold 100,000 cameras."""
         if device_id not in self._registry.devices:
             raise not_found(f"device {device_id}")
-        channels = self._registry.channels(device_id)
-        if parent and parent not in channels:
+        if parent and self._registry.channel(device_id, parent) is None:
             raise not_found(f"channel {parent}")
-        parents = _shape(channels)
-        with_children = {p for found in parents.values() for p in found}
-        members = [
-            channel
-            for code, channel in channels.items()
-            if (parent in parents[code] if parent else not parents[code])
-        ]
-        return self._channel_nodes(members, with_children)
+        directory = await self._directories.of(device_id)
+        channels = self._registry.channels(device_id)
+        codes = directory.children(parent) if parent else directory.roots
+        members = [channel for code in codes if (channel := channels.get(code)) is not None]
+        members.sort(
+            key=lambda c: (c.kind not in DIRECTORIES, not directory.children(c.channel_id), c.channel_id)
+        )
+        page = members[query.offset : query.offset + query.limit]
+        nodes = [self._channel_node(c, leaf=not directory.children(c.channel_id)) for c in page]
+        return TreeLevel(total=len(members), nodes=nodes)
 
     def _channel_nodes(self, channels: Iterable[Channel], with_children: set[str]) -> list[TreeNode]:
         ordered = sorted(
@@ -190,21 +194,3 @@ class TreeResource:
         known = [c for c in result.members.get(parent, ()) if self._registry.channel(*c.key) is c]
         nodes += self._channel_nodes(known, set())
         return nodes
-
-
-def _shape(channels: Mapping[str, Channel]) -> dict[str, list[str]]:
-    """Parents of each channel that are entries of the same catalog, with circles cut open (quirk 19)."""
-    parents = {
-        code: [p for p in (*channel.parent_ids, channel.business_group_id) if p in channels and p != code]
-        for code, channel in channels.items()
-    }
-    safe: set[str] = set()
-    for code in parents:
-        way: dict[str, None] = {}
-        while code not in safe and code not in way and parents[code]:
-            way[code] = None
-            code = parents[code][0]
-        if code in way:
-            parents[code] = []  # we came round to it: here the circle is cut
-        safe.update(way, [code])
-    return parents

@@ -107,6 +107,9 @@ class ChannelView(View):
     latitude: float | None
     point_class: int | None = Field(description="1, 2, 3: video point of that class; 9: other.")
     ptz_type: int | None
+    mapped_id: str = Field(
+        description="Its code here and toward upper platforms where its own means several cameras; else empty."
+    )
     online: bool
     evidence: EvidenceView
 
@@ -196,6 +199,7 @@ def _channel_fields(channel: Channel, evidence: Evidence) -> dict[str, object]:
         "latitude": channel.latitude,
         "point_class": channel.point_class,
         "ptz_type": channel.ptz_type,
+        "mapped_id": channel.mapped_id,
         "online": evidence.online,
         "evidence": EvidenceView(
             device_online=evidence.device_online,

@@ -56,11 +56,16 @@ class IdMap:
     def code_of(self, key: Key) -> str | None:
         return self._code.get(key)
 
-    def assign(self, key: Key) -> str:
-        """The code of ``key``: the one it has, else its own, else a new one made from its own."""
+    def assign(self, key: Key, mapped: str = "") -> str:
+        """The code of ``key``: the one it has, else the mapped one of this gateway, else its own, else a new one."""
         known = self._code.get(key)
         if known is not None:
             return known
+        if mapped and mapped not in self._holders:
+            self._recoded[key] = mapped
+            self.changed = True
+            self._hold(mapped, key)
+            return mapped
         own = key[1]
         if _CODE.fullmatch(own) and own not in self._holders:
             self._hold(own, key)

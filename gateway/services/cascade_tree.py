@@ -10,6 +10,7 @@ from typing import Protocol
 
 from gateway.model import Channel, ChannelKind, Device, DeviceKind, Platform
 from gateway.services.cascade_ids import IdMap, Key
+from gateway.services.lower_platforms import same_camera
 from sip.ids import is_division, trim_division, valid_civil_code
 
 _K = ChannelKind
@@ -23,7 +24,6 @@ _RANK = {
     _K.VIRTUAL_ORGANISATION: 3,
     _K.DEVICE: 4,
 }
-_NEAR_DEGREES = 0.001
 _STRIDE = 500
 
 
@@ -254,18 +254,11 @@ class _Builder:
             self.ids.join(key, leader)
 
     def _same(self, one: Channel, other: Channel) -> bool:
-        """Is it one camera seen twice, or two with one factory code (quirk 18)? In doubt two: nobody gets lost."""
-        if one.kind is _K.DIVISION:
-            return True
+        """Is it one camera seen twice, or two with one factory code (quirk 18)? What was said once stays."""
         held = self.ids.code_of(one.key)
         if held is not None and held == self.ids.code_of(other.key):
             return True  # an operator, or an earlier build, said so
-        kinds = {self.devices[one.device_id].kind, self.devices[other.device_id].kind}
-        if DeviceKind.PLATFORM not in kinds:
-            return False
-        if None not in (one.longitude, one.latitude, other.longitude, other.latitude):
-            return _near(one.longitude, other.longitude) and _near(one.latitude, other.latitude)
-        return one.name.strip() == other.name.strip()
+        return same_camera(one, other, self.devices)
 
     def _entry(self, keys: list[Key]) -> Entry:
         keys = sorted(keys, key=self._preference)
@@ -298,7 +291,8 @@ class _Builder:
         held = next((key for key in keys if self.ids.code_of(key) is not None), keys[0])
         if is_division(held[1]):
             return held[1]
-        return self.ids.assign(held)
+        channel = self.channels.get(held)
+        return self.ids.assign(held, channel.mapped_id if channel is not None else "")
 
     def _device_entry(self, device_id: str, code: str) -> Entry:
         device = self.devices[device_id]
@@ -383,10 +377,6 @@ class _Builder:
             if found and found != entry.exported_id:
                 return found
         return ""
-
-
-def _near(one: float | None, other: float | None) -> bool:
-    return one is not None and other is not None and abs(one - other) < _NEAR_DEGREES
 
 
 def comes_from(device: Device, platform: Platform) -> bool:

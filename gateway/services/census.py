@@ -12,6 +12,7 @@ from pathlib import Path
 from gateway.clock import Clock
 from gateway.model import Channel, ChannelKind
 from gateway.registry import Registry
+from gateway.services.lower_platforms import ways_of
 from sip.ids import parent_divisions, township_key, trim_division, valid_civil_code
 
 CHUNK = 2000
@@ -122,7 +123,9 @@ class Census:
                 await asyncio.sleep(0)
             if channel.kind is ChannelKind.CAMERA:
                 if channel.device_id in registry.devices:  # it may be gone since the list was made
-                    _count_camera(result, channel, registry.channel_online(channel))
+                    ways = ways_of(registry, channel)
+                    if ways[0] is channel:  # a camera known by several ways counts once (G274)
+                        _count_camera(result, channel, any(map(registry.channel_online, ways)))
             elif channel.kind is ChannelKind.DIVISION and channel.name:
                 result.names[trim_division(channel.channel_id)] = channel.name
         _add_levels(result)
