@@ -46,6 +46,7 @@ from gateway.services.device_playback_end import HistoryEnds
 from gateway.services.inputs import Inputs
 from gateway.services.inputs_provisioning import enter_inputs
 from gateway.services.liveness import Liveness
+from gateway.services.lower_platforms import LowerPlatforms
 from gateway.services.nodes import NodePlan, Nodes
 from gateway.services.note_check import NoteCheck
 from gateway.services.onvif import Onvif
@@ -124,6 +125,7 @@ class Gateway:
             clock=self.clock,
         )
 
+        self.lower_platforms = LowerPlatforms(registry=self.registry, bus=self.bus, journal=self.journal)
         self.census = Census(registry=self.registry, clock=self.clock)
         self.metrics = Metrics(bus=self.bus, registry=self.registry, census=self.census, clock=self.clock)
 
@@ -435,6 +437,7 @@ class Gateway:
                 registry=self.registry,
                 bus=self.bus,
                 census=self.census,
+                conflicts=self.lower_platforms,
                 metrics=self.metrics,
                 catalog=self.catalog,
                 sessions=self.sessions,
@@ -553,6 +556,8 @@ class Gateway:
             await load_registry(connection, self.registry)
             await self.journal.read(connection)
         await self.inputs.load()
+        await self.lower_platforms.start()
+        self._stack.callback(self.lower_platforms.close)
         await self.writer.start()
         self._stack.push_async_callback(self.writer.close)
         self._stack.push_async_callback(self.alarms.close)

@@ -16,6 +16,7 @@ from gateway.http.alarms import AlarmResource
 from gateway.http.auth import Gatekeeper
 from gateway.http.channels import ChannelResource
 from gateway.http.commands import CommandResource
+from gateway.http.conflicts import ConflictResource, Conflicts
 from gateway.http.console import Console, DocumentResource
 from gateway.http.device_queries import DeviceQueryResource
 from gateway.http.devices import CatalogAsker, DeviceResource
@@ -73,6 +74,7 @@ class Parts:
     registry: Registry
     bus: EventBus
     census: Census
+    conflicts: Conflicts
     metrics: Metrics
     catalog: CatalogAsker
     sessions: LiveSessions
@@ -146,6 +148,7 @@ class Http:
         return [
             self._devices,
             ChannelResource(registry=registry),
+            ConflictResource(registry=parts.registry, conflicts=parts.conflicts),
             TreeResource(registry=registry, census=parts.census),
             LiveResource(registry=registry, pictures=parts.sessions, key_frames=parts.control),
             PtzResource(registry=registry, controller=parts.control),

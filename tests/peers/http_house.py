@@ -354,6 +354,7 @@ class House:
                 registry=self.registry,
                 bus=self.bus,
                 census=self.census,
+                conflicts=LowerPlatforms(registry=self.registry, bus=self.bus, journal=Journal()),
                 metrics=self.metrics,
                 catalog=self.catalog,
                 sessions=self.sessions,
