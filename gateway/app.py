@@ -29,11 +29,12 @@ from gateway.services.alarms_pictures import AlarmPictures
 from gateway.services.alarms_reset import AlarmReset
 from gateway.services.alarms_upward import AlarmsUpward
 from gateway.services.cascade import Cascade
-from gateway.services.cascade_control import UpperCommands
+from gateway.services.cascade_control import DEVICE_TIMEOUT_S, UpperCommands
 from gateway.services.cascade_invite import InviteRelay
 from gateway.services.cascade_items import ItemWriter
 from gateway.services.cascade_journal import UpperJournal
 from gateway.services.cascade_playback import UpperPlayback
+from gateway.services.cascade_queries import UpperQueries
 from gateway.services.cascade_records import OwnRecords, UpperRecords
 from gateway.services.catalog import CatalogService
 from gateway.services.census import Census, division_names
@@ -395,6 +396,21 @@ class Gateway:
             healthy=lambda: bool(self.nodes.handles()),
             journal=UpperJournal(journal=self.journal, endpoint=self.endpoint),
         )
+        self.cascade.queries = self.upper_queries = UpperQueries(
+            asking=DeviceCommands(
+                settings=settings.control.model_copy(
+                    update={"answer_timeout_s": min(DEVICE_TIMEOUT_S, settings.control.answer_timeout_s)}
+                ),
+                registry=self.registry,
+                asker=self.dispatch,
+            ),
+            commands=self.upper_commands,
+            facts=self.registry,
+            clock=self.clock,
+        )
+        self.upper_commands.upgrader = self.upgrades
+        self.upper_commands.link_of = self.cascade.link_of
+        self.upgrades.on_result = self.upper_commands.upgrade_over
         self.upper_playback = UpperPlayback(settings=settings.playback, player=self.playbacks)
         self.notes.upper_at = self.cascade.upper_at
         relay.history = self.upper_playback
@@ -610,6 +626,7 @@ class Gateway:
     async def _start_cascade(self) -> None:
         """Uppers come last: what they ask for can be served. They hear of lost and regained media nodes."""
         self._stack.push_async_callback(self.upper_playback.close)
+        self._stack.push_async_callback(self.upper_queries.close)
         self._stack.push_async_callback(self.cascade.close)
         self._stack.push_async_callback(self.alarms_upward.close)
         self.alarms_upward.start()

@@ -34,6 +34,7 @@ from gateway.services.cascade_invite import ContactWriter, InviteRelay, subject_
 from gateway.services.cascade_items import ItemWriter
 from gateway.services.cascade_journal import UpperJournal
 from gateway.services.cascade_link import Requester, UpperLink
+from gateway.services.cascade_queries import RELAYED, UpperQueries
 from gateway.services.cascade_records import UpperRecords
 from gateway.services.cascade_route import DomainRoutes, Subscriber
 from gateway.services.cascade_tree import Tree
@@ -51,9 +52,7 @@ from sip.manscdp import (
     CatalogQuery,
     DeviceControl,
     DeviceInfoQuery,
-    DeviceInfoResponse,
     DeviceStatusQuery,
-    DeviceStatusResponse,
     RecordInfoQuery,
     decode,
 )
@@ -157,6 +156,8 @@ class Cascade:
         self._changing = asyncio.Lock()
         self.media_server: MediaServerRole | None = None
         """Takes INVITEs without SDP that are meant for a media server, not for a channel (G229)."""
+        self.queries: UpperQueries | None = None
+        """Asks the devices; without it uppers are answered from our own knowledge."""
         self.records_of: UpperRecords | None = None
         """Answers what is recorded; without it such queries are refused."""
         self.notices: Notices | None = None
@@ -269,6 +270,11 @@ class Cascade:
         """All uppers."""
         return self._uppers.values()
 
+    def link_of(self, platform_id: str) -> UpperLink | None:
+        """The link to an upper, None when there is no such upper."""
+        upper = self._uppers.get(platform_id)
+        return upper.link if upper is not None else None
+
     def records(self) -> list[Platform]:
         """All uppers as entered."""
         return [upper.platform for upper in self._uppers.values()]
@@ -348,12 +354,6 @@ class Cascade:
         chosen = exact or (found if any_port and len(found) == 1 else [])
         return chosen[0].platform.platform_id if chosen else None
 
-    async def send(self, platform: Platform, body: Body) -> Response:
-        """One body upward as MESSAGE."""
-        return await self._upper(platform.platform_id).link.message(body)
-
-    # -- what happens around us ------------------------------------------------------------------------------
-
     def connection_closed(self, flow: Flow) -> None:
         """A TCP connection ended; an upper that is reached over TCP by this host and port registers anew."""
         for upper in self._uppers.values():
@@ -416,8 +416,8 @@ class Cascade:
         dispatch.on(CatalogQuery, "upper")(self._catalog)
         dispatch.before(DeviceControl, "upper")(self._check_control)
         dispatch.on(DeviceControl, "upper")(self._control)
-        dispatch.on(DeviceInfoQuery, "upper")(self._device_info)
-        dispatch.on(DeviceStatusQuery, "upper")(self._device_status)
+        for question in RELAYED:
+            dispatch.on(question, "upper")(self._relayed)
         dispatch.on(RecordInfoQuery, "upper")(self._records)
         dispatch.on(AlarmResponse, "upper")(self._alarm_taken)
         dispatch.on_other("upper")(self._other)
@@ -480,19 +480,22 @@ class Cascade:
             tree = await upper.tree_with([body.device_id])
             await self._commands.control(upper.link, tree, body, incoming)
 
-    async def _device_info(
-        self, peer: Peer, query: DeviceInfoQuery, incoming: Incoming
-    ) -> DeviceInfoResponse | None:
-        upper = self._of(peer)
-        return None if upper is None else self._commands.device_info(upper.link, await upper.tree(), query)
-
-    async def _device_status(
-        self, peer: Peer, query: DeviceStatusQuery, incoming: Incoming
-    ) -> DeviceStatusResponse | None:
+    async def _relayed(self, peer: Peer, query: Body, incoming: Incoming) -> Body | None:
+        """A question about us is answered here, one about a channel by its device."""
         upper = self._of(peer)
         if upper is None:
             return None
-        return self._commands.device_status(await upper.tree_with([query.device_id]), query)
+        if isinstance(query, DeviceInfoQuery) and query.device_id in ("", upper.link.identity.user):
+            tree = await upper.tree()  # it tells how many cameras are shared now
+        else:
+            tree = await upper.tree_with([query.device_id])
+        if self.queries is not None:
+            return self.queries.answer(upper.link, tree, query)
+        if isinstance(query, DeviceInfoQuery):
+            return self._commands.device_info(upper.link, tree, query)
+        if isinstance(query, DeviceStatusQuery):
+            return self._commands.device_status(tree, query)
+        return self._commands.refuse(query)
 
     async def _records(self, peer: Peer, query: RecordInfoQuery, incoming: Incoming) -> Body | None:
         """Our own recordings, in parts; what is not recorded here is refused."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Annotated, Protocol
 
@@ -16,6 +17,7 @@ from gateway.services.cascade_items import Evidence
 from gateway.services.cascade_link import UpperLink
 from gateway.services.cascade_tree import Entry, Tree
 from gateway.services.errors import ControlFailed
+from gateway.services.upgrade import Upgrade, UpgradeState
 from sip.endpoint import Incoming, Reply
 from sip.errors import LocalError, ParseError, RemoteError
 from sip.manscdp import (
@@ -26,6 +28,7 @@ from sip.manscdp import (
     DeviceInfoResponse,
     DeviceStatusQuery,
     DeviceStatusResponse,
+    DeviceUpgradeResultNotify,
 )
 from sip.manscdp.base import UnknownBody, Xml
 from sip.message import Response
@@ -61,12 +64,31 @@ class Mover(Protocol):
         *,
         priority: int = 0,
         preset_name: str = "",
+        cruise_track_name: str = "",
         hold_s: float | None = None,
     ) -> None: ...
 
     async def key_frame(self, device_id: str, channel_id: str, who: str = "") -> bool: ...
 
     def client_gone(self, who: str) -> None: ...
+
+
+class Upgrader(Protocol):
+    """What is needed of gateway.services.upgrade.Upgrades."""
+
+    async def begin(
+        self,
+        device_id: str,
+        target_id: str,
+        *,
+        firmware: str,
+        file_url: str,
+        manufacturer: str,
+        who: str,
+        session_id: str = "",
+        platform_id: str = "",
+        exported_id: str = "",
+    ) -> Upgrade: ...
 
 
 class Downward(Protocol):
@@ -119,6 +141,10 @@ class UpperCommands:
         """Set by app.py when the audit log is there."""
         self._manufacturer, self._model, self._firmware, self._name = manufacturer, model, firmware, name
         self._clock = clock or Clock()
+        self.upgrader: Upgrader | None = None
+        """Set by app.py; without it uppers' upgrades are refused."""
+        self.link_of: Callable[[str], UpperLink | None] = lambda platform_id: None
+        """Set by app.py: the link to an upper as it is now."""
         self._lanes = Inbox(jobs_per_peer=100, clock=self._clock)
         self._movers: dict[str, dict[str, None]] = {}
 
@@ -175,6 +201,8 @@ class UpperCommands:
             await self._move(device_id, channel_id, body, who)
         elif body.iframe:
             await self._mover.key_frame(device_id, channel_id, who)
+        elif body.device_upgrade is not None:
+            await self._upgrade(link, device_id, channel_id, body, who)
         else:
             await self._pass_on(link, device_id, channel_id, body, who)
 
@@ -194,6 +222,7 @@ class UpperCommands:
                 who,
                 priority=body.control_priority or 0,
                 preset_name=body.preset_name,
+                cruise_track_name=body.cruise_track_name,
                 hold_s=UPPER_HOLD_S,
             )
         except (ControlFailed, LocalError) as error:
@@ -218,6 +247,47 @@ class UpperCommands:
                 result = getattr(error, "cause", "") or getattr(error, "label", "failed")
         self._note(who, _action(body), f"{device_id}/{channel_id}", result, "")
         await self._answer(link, body, ok=ok)
+
+    async def _upgrade(
+        self, link: UpperLink, device_id: str, channel_id: str, body: DeviceControl, who: str
+    ) -> None:
+        """Under the upper's SessionID, so that the device's result can be passed up (9.13)."""
+        wanted, ok = body.device_upgrade, False
+        if wanted is not None and self.upgrader is not None:
+            try:
+                await self.upgrader.begin(
+                    device_id,
+                    channel_id,
+                    firmware=wanted.firmware,
+                    file_url=wanted.file_url,
+                    manufacturer=wanted.manufacturer,
+                    who=who,
+                    session_id=wanted.session_id,
+                    platform_id=link.platform.platform_id,
+                    exported_id=body.device_id,
+                )
+                ok = True
+            except (GatewayError, RemoteError, ValueError) as error:
+                log.info("upper's upgrade failed channel=%s error=%s", body.device_id, error)
+        await self._answer(link, body, ok=ok)
+
+    async def upgrade_over(self, job: Upgrade) -> None:
+        """The device told how an upgrade went that an upper had asked for: passed up with the upper's codes."""
+        link = self.link_of(job.platform_id)
+        if link is None or not link.online:
+            log.warning(
+                "upgrade result not passed up platform_id=%s session_id=%s", job.platform_id, job.session_id
+            )
+            return
+        told = DeviceUpgradeResultNotify(
+            sn=secrets.randbelow(99_999) + 1,
+            device_id=job.exported_id,
+            session_id=job.session_id,
+            upgrade_result="OK" if job.state is UpgradeState.SUCCEEDED else "ERROR",
+            firmware=job.firmware_now or job.firmware,
+            failed_reason=job.reason_code,
+        )
+        await self._send(link, told)
 
     async def _answer(self, link: UpperLink, body: DeviceControl, *, ok: bool) -> None:
         if not body.wants_response:
