@@ -42,8 +42,10 @@ from gateway.registry import Registry
 from gateway.services.access import Role
 from gateway.services.census import Census
 from gateway.services.errors import ControlFailed, PlayCause, PlayFailed
+from gateway.services.lower_platforms import LowerPlatforms
 from gateway.services.nodes import NodeHandle
 from gateway.services.onvif import Onvif
+from gateway.storage.journal import Journal
 from gateway.storage.schema import metadata
 from gateway.storage.users import UserStore
 from media.specs import NodeStats, StreamStats, VideoTrack
