@@ -579,19 +579,6 @@ class WireSettings(Section):
     """For all peers together; with many peers each keeps less."""
 
 
-class ControlSettings(Section):
-    """Questions and commands to devices (GB/T 28181-2022 9.3, 9.5)."""
-
-    answer_timeout_s: Annotated[float, Field(gt=0, le=120)] = 10.0
-    """So long a device may take for its Response; then 504."""
-    gap_timeout_s: Annotated[float, Field(gt=0, le=60)] = 2.0
-    """A list in several parts is over when no further one came for so long."""
-    upgrade_timeout_s: Annotated[int, Field(ge=1, le=86400)] = 3600
-    """So long a device may take from accepting a firmware upgrade to telling how it went."""
-    upgrades_kept: Annotated[int, Field(ge=1, le=10_000)] = 500
-    """Upgrades that the API still shows; the oldest that are over go first."""
-
-
 class LogSettings(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     format: Literal["text", "json"] = "text"
@@ -625,7 +612,6 @@ class Settings(Section):
     control: ControlSettings = ControlSettings()
     profiles: ProfilesSettings = ProfilesSettings()
     wire: WireSettings = WireSettings()
-    control: ControlSettings = ControlSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("storage")

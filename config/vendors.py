@@ -71,6 +71,9 @@ class ProfileSettings(_Strict):
     talk_audio: Literal["raw", "ps"] | None = Field(
         default=None, description="Sound to it as plain RTP, or inside a program stream."
     )
+    audio_output: Literal["auto", "yes", "no"] | None = Field(
+        default=None, description="Whether it has a loudspeaker; auto: when its catalog names one (type 137)."
+    )
 
     @field_validator("media_ladder")
     @classmethod

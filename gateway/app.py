@@ -7,6 +7,7 @@ import secrets
 from contextlib import AsyncExitStack
 
 from config.settings import Settings
+from config.vendors import load_vendors
 from gateway import __version__
 from gateway.clock import Clock
 from gateway.dispatch import Answer, Dispatch
@@ -40,10 +41,15 @@ from gateway.services.catalog import CatalogService
 from gateway.services.census import Census, division_names
 from gateway.services.commands import DeviceCommands
 from gateway.services.control import Control
+from gateway.services.device_config import DeviceConfiguration
 from gateway.services.device_info import DeviceInfoService
 from gateway.services.device_playback import DevicePlaybacks
 from gateway.services.device_playback_choice import PlaybackChoice
 from gateway.services.device_playback_end import HistoryEnds
+from gateway.services.device_records import DeviceRecords
+from gateway.services.device_snapshots import DeviceSnapshots
+from gateway.services.device_snapshots_address import UploadAddress
+from gateway.services.device_snapshots_files import PictureFiles
 from gateway.services.inputs import Inputs
 from gateway.services.inputs_provisioning import enter_inputs
 from gateway.services.liveness import Liveness
@@ -54,6 +60,7 @@ from gateway.services.onvif import Onvif
 from gateway.services.playback import Playbacks
 from gateway.services.playback_library import Library
 from gateway.services.positions import PositionService
+from gateway.services.profiles import ProfileService
 from gateway.services.recording_parts import Recording
 from gateway.services.redirect import Redirect
 from gateway.services.registrar import Registrar
@@ -63,9 +70,13 @@ from gateway.services.session_opening import Opener
 from gateway.services.session_third_party import MediaServerRole
 from gateway.services.sessions import Sessions
 from gateway.services.subscriptions import SubscriptionService
+from gateway.services.talk import Talks
+from gateway.services.talk_calls import TalkCalls
 from gateway.services.tls_files import TlsFiles
 from gateway.services.upgrade import Upgrades
+from gateway.services.video_upload import VideoUploads
 from gateway.services.wanted import WantedStreams
+from gateway.services.wire import LineKey, WireLog
 from gateway.storage.alarms import AlarmStore
 from gateway.storage.database import Database, StorageFailed
 from gateway.storage.devices import load_registry
@@ -74,6 +85,7 @@ from gateway.storage.journal import Journal
 from gateway.storage.notes import NoteStore
 from gateway.storage.platforms import PlatformStore
 from gateway.storage.positions import PositionStore
+from gateway.storage.snapshots import SnapshotStore
 from gateway.storage.users import UserStore
 from gateway.storage.writer import Writer
 from sip.endpoint import Endpoint, Identity, Incoming, Limits
@@ -108,6 +120,7 @@ class Gateway:
         self._build_signalling()
         self._build_devices()
         self._build_media()
+        self._build_snapshots()
         self._build_cascade()
         self._build_http()
 
@@ -129,6 +142,8 @@ class Gateway:
         self.lower_platforms = LowerPlatforms(registry=self.registry, bus=self.bus, journal=self.journal)
         self.census = Census(registry=self.registry, clock=self.clock)
         self.metrics = Metrics(bus=self.bus, registry=self.registry, census=self.census, clock=self.clock)
+        vendors = load_vendors(self.settings.profiles.vendors_file)
+        self.profiles = ProfileService(vendors=vendors, registry=self.registry, bus=self.bus)
 
     def _build_signalling(self) -> None:
         sip = self.settings.sip
@@ -156,6 +171,9 @@ class Gateway:
             guard=self.notes,
         )
         self.own_address.route = self.endpoint.local_address
+        self.wire = WireLog(settings=self.settings.wire, devices=self.registry.devices, bus=self.bus)
+        if self.wire.enabled:
+            self.endpoint.tap = self.wire.tap
 
     def _serve(self, incoming: Incoming) -> Answer:
         return self.dispatch.handle(incoming)
@@ -213,9 +231,7 @@ class Gateway:
             positions=settings.positions,
             wishes=PositionStore(self.database),
         )
-        self.commands = DeviceCommands(
-            settings=settings.control, registry=self.registry, asker=self.dispatch
-        )
+        self.commands = DeviceCommands(settings=settings.control, registry=self.registry, asker=self.dispatch)
         self.upgrades = Upgrades(
             settings=settings.control,
             orders=self.commands,
@@ -295,6 +311,7 @@ class Gateway:
         self.control = Control(registry=self.registry, sender=self.dispatch, clock=self.clock)
         self.sessions.connect(key_frame=self.control.key_frame)
         self._build_inputs(opener)
+        self._build_talks(dialogs)
         self.recording = Recording(
             settings=self.settings.recording,
             storage_directory=self.settings.storage.directory,
@@ -337,8 +354,49 @@ class Gateway:
             sessions=self.sessions,
             ends=self.history_ends,
         )
+        self.device_records = DeviceRecords(
+            settings=settings, registry=self.registry, asker=self.dispatch, clock=self.clock
+        )
         self.playing = PlaybackChoice(self.playbacks, self.device_playbacks)
         self.sessions.connect(playback_ended=self.history_ends.node_ended)
+
+    def _build_snapshots(self) -> None:
+        """Configuration of devices, the pictures they upload, and what they announce."""
+        settings, store = self.settings, SnapshotStore(self.database)
+        self.configuration = DeviceConfiguration(
+            settings=settings.device_config,
+            registry=self.registry,
+            asker=self.dispatch,
+            timers=self.liveness,
+            clock=self.clock,
+        )
+        address = UploadAddress(
+            settings=settings.snapshots,
+            own=self.own_address,
+            bound=settings.http.host,
+            port=lambda: self.http.server.port,
+        )
+        self.snapshots = DeviceSnapshots(
+            settings=settings.snapshots,
+            registry=self.registry,
+            configuration=self.configuration,
+            store=store,
+            files=PictureFiles(settings.snapshots.directory or settings.storage.directory / "snapshots"),
+            bus=self.bus,
+            address=address.toward,
+            clock=self.clock,
+        )
+        self.snapshots.connect(self.dispatch)
+        self.video_uploads = VideoUploads(
+            settings=settings.video_upload,
+            registry=self.registry,
+            store=store,
+            player=self.sessions,
+            recorder=self.recording.service,
+            bus=self.bus,
+            clock=self.clock,
+        )
+        self.video_uploads.connect(self.dispatch)
 
     def _build_inputs(self, opener: Opener) -> None:
         self.inputs = Inputs(
@@ -355,6 +413,30 @@ class Gateway:
         self.inputs.sessions = self.sessions
         self.sessions.connect(local=self.inputs)
         self.control.local = self.onvif
+
+    def _build_talks(self, dialogs: DialogJournal) -> None:
+        settings, sip = self.settings, self.settings.sip
+        self.talks = Talks(
+            settings=settings.talk,
+            media=settings.media,
+            registry=self.registry,
+            bus=self.bus,
+            asker=self.dispatch,
+            player=self.sessions,
+            nodes=self.nodes,
+            calls=TalkCalls(
+                server_id=sip.server_id,
+                domain=sip.domain,
+                media=settings.media,
+                endpoint=self.endpoint,
+                address=self.media_address,
+                journal=dialogs,
+                ssrc_pool=self.ssrc_pool,
+                clock=self.clock,
+            ),
+            clock=self.clock,
+        )
+        self.dispatch.on_method("INVITE", "device")(self.talks.broadcasts.invite)
 
     def _build_cascade(self) -> None:
         settings, sip, names = self.settings, self.settings.sip, division_names()
@@ -429,6 +511,11 @@ class Gateway:
         )
         self.positions.listeners.append(notices.report)
 
+    def _own_end(self, key: LineKey) -> tuple[str, int]:
+        """Our address and port toward a peer, for the wire view."""
+        port = self.endpoint.tls_port if key[2] == "tls" else self.endpoint.port
+        return self.endpoint.local_address(key[0]), port
+
     def _address_of(self, key: tuple[str, str]) -> str:
         channel = self.registry.channel(*key)
         return channel.address if channel is not None else ""
@@ -459,6 +546,9 @@ class Gateway:
                 sessions=self.sessions,
                 control=self.control,
                 playbacks=self.playing,
+                device_records=self.device_records,
+                talks=self.talks,
+                most_sound_bytes=settings.talk.file_bytes,
                 uppers=self.cascade,
                 inputs=self.inputs,
                 onvif=self.onvif,
@@ -467,8 +557,17 @@ class Gateway:
                 alarm_reset=self.alarm_reset,
                 positions=self.positions,
                 subscriptions=self.subscriptions,
+                profiles=self.profiles,
+                wire=self.wire,
+                own_end=self._own_end,
+                configuration=self.configuration,
+                snapshots=self.snapshots,
+                snapshot_settings=settings.snapshots,
+                video_uploads=self.video_uploads,
                 commands=self.commands,
                 upgrades=self.upgrades,
+                registrar=self.registrar,
+                notes=self.notes,
                 system=facts,
                 realm=settings.sip.domain,
                 checks={
@@ -484,6 +583,7 @@ class Gateway:
         self.upper_playback.audit = self.upper_records.audit = self.http.audit.note
         self.alarm_reset.audit = self.commands.audit = self.http.audit.note
         self.recording.connect(audit=self.http.audit.note)
+        self.talks.audit = self.http.audit.note
         self.metrics.collector.register(RecordingGauges(self.recording, self.nodes.handles))
         self.metrics.collector.register(
             SignallingGauges(self.registrar, self.notes, self.tls_files, lambda: self.metrics.tls_refusals)
@@ -574,6 +674,10 @@ class Gateway:
         await self.inputs.load()
         await self.lower_platforms.start()
         self._stack.callback(self.lower_platforms.close)
+        self.profiles.start()
+        self._stack.callback(self.profiles.close)
+        self.wire.start()
+        self._stack.callback(self.wire.close)
         await self.writer.start()
         self._stack.push_async_callback(self.writer.close)
         self._stack.push_async_callback(self.alarms.close)
@@ -612,8 +716,11 @@ class Gateway:
         self._stack.push_async_callback(self.control.close)
         self._stack.push_async_callback(self.sessions.close)
         self._stack.push_async_callback(self.history_ends.close)
+        self._stack.push_async_callback(self.device_records.close)
         await self.sessions.start()
         await self.nodes.start()
+        self._stack.push_async_callback(self.talks.close)
+        self.talks.start()
         self._stack.push_async_callback(self.onvif.close)
         self._stack.push_async_callback(self.inputs.close)
         await enter_inputs(self.inputs, self.settings.inputs.cameras)
@@ -622,6 +729,10 @@ class Gateway:
         await self.recording.start()
         self._stack.push_async_callback(self.alarm_pictures.close)
         await self.alarm_pictures.start()
+        self._stack.push_async_callback(self.video_uploads.close)
+        await self.video_uploads.start()
+        self._stack.push_async_callback(self.snapshots.close)
+        await self.snapshots.start()
 
     async def _start_cascade(self) -> None:
         """Uppers come last: what they ask for can be served. They hear of lost and regained media nodes."""

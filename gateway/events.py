@@ -291,21 +291,6 @@ class TalkChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class UpgradeChanged(Event):
-    """A firmware upgrade went on (9.13). ``state``: asked | accepted | refused | unanswered | succeeded | failed |
-    expired. ``reason`` tells why it failed; ``registered_again`` that the device came back since it accepted.
-    """
-
-    session_id: str
-    device_id: str
-    channel_id: str
-    state: str
-    firmware: str
-    reason: str = ""
-    registered_again: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class SecurityEvent(Event):
     """Somebody was refused or looks wrong.
 

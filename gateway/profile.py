@@ -80,6 +80,8 @@ class Profile:
     """auto | broadcast | talk."""
     talk_audio: str = "raw"
     """raw | ps."""
+    audio_output: str = "auto"
+    """auto | yes | no: whether it has a loudspeaker; auto: when its catalog names a 137 Item (9.12.1.1)."""
     allowed_networks: tuple[str, ...] = ()
     """Networks (CIDR) it may register from; empty: any (G277)."""
     local: bool = False

@@ -15,7 +15,6 @@ from simulator.records import RecordBook
 from sip.manscdp import (
     Body,
     BroadcastNotify,
-    BroadcastResponse,
     CatalogItem,
     CatalogQuery,
     CatalogResponse,
@@ -129,4 +128,5 @@ def control(device: SimulatedDevice, body: DeviceControl) -> list[Body]:
 
 @answers(BroadcastNotify)
 def broadcast(device: SimulatedDevice, body: BroadcastNotify) -> list[Body]:
-    return [BroadcastResponse(sn=body.sn, device_id=body.target_id, result="ERROR")]
+    """Answered and fetched in simulator/audio.py."""
+    return device.audio.broadcast(body)

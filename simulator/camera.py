@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from simulator.audio import AudioOptions
 from simulator.device import Channel, DeviceOptions, MediaChoice, SimulatedDevice, run_devices
 from simulator.faults import Faults
 from simulator.sending import Pictures
 from sip.ids import make_code, parse_code
 from sip.manscdp import Edition
 
-__all__ = ["Camera", "Channel", "DeviceOptions", "Faults", "Pictures", "run_devices"]
+__all__ = ["AudioOptions", "Camera", "Channel", "DeviceOptions", "Faults", "Pictures", "run_devices"]
 
 
 class Camera(SimulatedDevice):

@@ -14,6 +14,7 @@ from typing import Literal
 
 from simulator.answers import AnswerBook, broken_xml
 from simulator.answers_aim import moved
+from simulator.audio import AudioOptions, Loudspeakers
 from simulator.calls import Call, Calls
 from simulator.condition import Condition
 from simulator.configuration import Configuration
@@ -100,6 +101,8 @@ class DeviceOptions:
     pictures: Pictures = field(default_factory=Pictures)
     sub_pictures: Pictures | None = None
     """What the first sub stream shows; None: the device knows no sub stream and sends its main one."""
+    audio: AudioOptions = field(default_factory=AudioOptions)
+    """How its loudspeaker takes sound."""
     register: RegisterSettings = field(default_factory=RegisterSettings)
     timers: Timers | None = None
     tls: Tls | None = None
@@ -181,6 +184,7 @@ class SimulatedDevice:
         )
         self.registration.on_moved = self._moved
         self.calls = Calls(self)
+        self.audio = Loudspeakers(self)
         self.notices = Notices(self)
         self.configuration = Configuration(self)
         self.snapshots = Snapshots(self)
@@ -227,6 +231,7 @@ class SimulatedDevice:
         self.notices.close()
         self.snapshots.close()
         await self.calls.close()
+        await self.audio.close()
         await self.registration.stop(unregister=unregister)
         await self.endpoint.close(drain_s=0.1)
 
@@ -376,6 +381,8 @@ class SimulatedDevice:
         if status is not None:
             return Reply(status)
         if isinstance(incoming, IncomingInvite):
+            if self.audio.meant(incoming):
+                return await self.audio.invited(incoming)
             return await self.calls.invited(incoming)
         if isinstance(incoming, IncomingSubscribe):
             return self._subscribed(incoming, body)

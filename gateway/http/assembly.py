@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from argon2 import PasswordHasher
 
-from config.settings import HttpSettings, MediaSettings, MetricsSettings
+from config.settings import HttpSettings, MediaSettings, MetricsSettings, SnapshotSettings
 from gateway.clock import Clock
 from gateway.events import EventBus, SecurityEvent
 from gateway.http.alarms import AlarmResource
@@ -18,7 +18,11 @@ from gateway.http.channels import ChannelResource
 from gateway.http.commands import CommandResource
 from gateway.http.conflicts import ConflictResource, Conflicts
 from gateway.http.console import Console, DocumentResource
+from gateway.http.device_config import DeviceConfigResource
 from gateway.http.device_queries import DeviceQueryResource
+from gateway.http.device_recordings import DeviceRecordingResource
+from gateway.http.device_snapshots import DeviceSnapshotResource
+from gateway.http.device_snapshots_upload import SnapshotUploadResource
 from gateway.http.devices import CatalogAsker, DeviceResource
 from gateway.http.events import EventResource
 from gateway.http.health import Check, HealthResource, SystemInfo
@@ -27,16 +31,22 @@ from gateway.http.live import KeyFrames, LiveResource, Pictures
 from gateway.http.platforms import PlatformResource, Uppers
 from gateway.http.playback import Outputs, PlaybackResource, Playing
 from gateway.http.positions import PositionResource
+from gateway.http.profiles import ProfileResource
+from gateway.http.provisioning import ProvisioningResource
 from gateway.http.ptz import Controller, PtzResource
 from gateway.http.recording_rules import RecordingRuleResource
 from gateway.http.recordings import RecordingResource
+from gateway.http.registration import RegistrationResource
 from gateway.http.server import HttpServer
 from gateway.http.sessions import SessionResource, SessionsPort
 from gateway.http.shares import ShareResource
 from gateway.http.subscriptions import SubscriptionResource
+from gateway.http.talk import Speaking, TalkResource
 from gateway.http.tokens import TokenResource
 from gateway.http.tree import TreeResource
 from gateway.http.users import UserResource
+from gateway.http.video_upload import VideoUploadResource
+from gateway.http.wire import WireResource
 from gateway.metrics import Metrics, MetricsServer
 from gateway.registry import Registry
 from gateway.services.access import Access, AccessStore
@@ -45,11 +55,21 @@ from gateway.services.alarms_reset import AlarmReset
 from gateway.services.audit import Audit, AuditStore
 from gateway.services.census import Census
 from gateway.services.commands import DeviceCommands
+from gateway.services.device_config import DeviceConfiguration
+from gateway.services.device_records import DeviceRecords
+from gateway.services.device_snapshots import DeviceSnapshots
+from gateway.services.note_check import NoteCheck
 from gateway.services.onvif import Onvif
 from gateway.services.positions import PositionService
+from gateway.services.profiles import ProfileService
+from gateway.services.provisioning_devices import DeviceProvisioning
 from gateway.services.recording_parts import Recording
+from gateway.services.registrar import Registrar
 from gateway.services.subscriptions import SubscriptionService
 from gateway.services.upgrade import Upgrades
+from gateway.services.video_upload import VideoUploads
+from gateway.services.wire import WireLog
+from gateway.services.wire_view import LocalOf
 
 if TYPE_CHECKING:
     from gateway.services.nodes import NodeHandle
@@ -80,6 +100,9 @@ class Parts:
     sessions: LiveSessions
     control: CameraControl
     playbacks: Playing
+    device_records: DeviceRecords
+    talks: Speaking
+    most_sound_bytes: int
     uppers: Uppers
     inputs: InputsPort
     onvif: Onvif
@@ -88,8 +111,17 @@ class Parts:
     alarm_reset: AlarmReset
     positions: PositionService
     subscriptions: SubscriptionService
+    profiles: ProfileService
+    wire: WireLog
+    own_end: LocalOf
     commands: DeviceCommands
     upgrades: Upgrades
+    configuration: DeviceConfiguration
+    snapshots: DeviceSnapshots
+    snapshot_settings: SnapshotSettings
+    video_uploads: VideoUploads
+    registrar: Registrar
+    notes: NoteCheck
     system: SystemInfo
     realm: str
     checks: dict[str, Check]
@@ -128,6 +160,17 @@ class Http:
             clock=clock,
         )
         self.events = EventResource(bus=parts.bus, access=self.access)
+        self._wire = WireResource(
+            registry=parts.registry,
+            uppers=parts.uppers,
+            wire=parts.wire,
+            local_of=parts.own_end,
+            access=self.access,
+        )
+        self._entering = DeviceProvisioning(
+            registry=parts.registry, realm=parts.realm, own_ids=frozenset({parts.system.server_id})
+        )
+        self._provisioning = ProvisioningResource(registry=parts.registry, provisioning=self._entering)
         self._devices = DeviceResource(registry=parts.registry, catalog=parts.catalog, realm=parts.realm)
         self.server = HttpServer(
             resources=self._resources(gatekeeper),
@@ -158,12 +201,27 @@ class Http:
             ShareResource(registry=registry, uppers=parts.uppers),
             InputResource(registry=registry, inputs=parts.inputs, onvif=parts.onvif),
             PlaybackResource(registry=registry, playing=parts.playbacks, outputs=parts.sessions),
+            DeviceRecordingResource(registry=registry, records=parts.device_records),
             SessionResource(registry=registry, sessions=parts.sessions),
+            TalkResource(registry=registry, talks=parts.talks, most_bytes=parts.most_sound_bytes),
             RecordingResource(registry=registry, recording=parts.recording),
             RecordingRuleResource(registry=registry, recording=parts.recording),
             AlarmResource(registry=registry, alarms=parts.alarms, reset=parts.alarm_reset),
             PositionResource(registry=registry, positions=parts.positions),
             SubscriptionResource(registry=registry, subscriptions=parts.subscriptions),
+            DeviceConfigResource(registry=registry, configuration=parts.configuration),
+            DeviceSnapshotResource(registry=registry, snapshots=parts.snapshots),
+            SnapshotUploadResource(settings=parts.snapshot_settings, taker=parts.snapshots),
+            VideoUploadResource(registry=registry, uploads=parts.video_uploads),
+            ProfileResource(registry=registry, profiles=parts.profiles),
+            self._wire,
+            self._provisioning,
+            RegistrationResource(
+                registry=registry,
+                same_id=parts.registrar.same_id,
+                notes=parts.notes,
+                upper_known=lambda code: any(p.platform_id == code for p in parts.uppers.records()),
+            ),
             self.events,
             HealthResource(registry=registry, census=parts.census, system=parts.system, checks=parts.checks),
             DocumentResource(lambda: self.server.document),
@@ -182,9 +240,11 @@ class Http:
     async def close(self) -> None:
         """End open answers, stop listening, write the last audit entries. May be called again."""
         self.events.close()
+        self._wire.close()
         await self.server.close()
         await self.metrics_server.close()
         await self._devices.close()
+        await self._entering.close()
         await self._parts.metrics.close()
         await self._parts.census.close()
         await self.audit.close()

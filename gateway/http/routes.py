@@ -6,7 +6,7 @@ A handler is a method of a resource class::
     async def show(self, call: Call, device_id: DeviceId) -> DeviceView: ...
 
 Its signature is the contract: parameters named in the path are path parameters, ``query`` and ``body`` are models
-(or ``str`` for a body of another media type), the return annotation is the answer's model, None means 204.
+(or ``str`` or ``bytes`` for a body of another media type), the return annotation is the answer's model, None means 204.
 """
 
 from __future__ import annotations
@@ -96,6 +96,8 @@ class Route:
     query: type[BaseModel] | None
     body: type[BaseModel] | None
     raw_body: bool
+    binary: bool
+    """The raw body is handed over as bytes."""
     answer: type[BaseModel] | None
 
 
@@ -162,7 +164,8 @@ def _read_signature(spec: Spec, handler: Callable[..., Awaitable[Any]], name: st
         path_parameters={key: TypeAdapter(hints[key]) for key in parameters if key in in_path},
         query=hints.get("query"),
         body=body if isinstance(body, type) and issubclass(body, BaseModel) else None,
-        raw_body=body is str,
+        raw_body=body in (str, bytes),
+        binary=body is bytes,
         answer=answer if isinstance(answer, type) and issubclass(answer, BaseModel) else None,
     )
 
@@ -215,12 +218,14 @@ def _checked_query(model: type[BaseModel], request: web.Request) -> BaseModel:
         raise invalid(error, "query") from None
 
 
-async def _checked_body(declared: Route, request: web.Request) -> BaseModel | str:
+async def _checked_body(declared: Route, request: web.Request) -> BaseModel | str | bytes:
     if request.content_type != declared.spec.consumes:
         raise Problem(
             415, f"the body must be {declared.spec.consumes}", cause="wrong_media_type", field="body"
         )
     data = await _read(request, declared.spec.max_body_bytes)
+    if declared.binary:
+        return data
     if declared.body is None:
         try:
             return data.decode()

@@ -12,12 +12,21 @@ from typing import Any
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 from argon2 import PasswordHasher
+from device_fakes import device_parts
 from input_fakes import fake_inputs
 from notice_fakes import notice_parts
 from recording_house import OfEngine, recording_of
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from config.settings import HttpSettings, MediaSettings, MetricsSettings
+from config.settings import (
+    HeartbeatSettings,
+    HttpSettings,
+    MediaSettings,
+    MetricsSettings,
+    RegistrationSettings,
+    WireSettings,
+)
+from config.vendors import load_vendors
 from gateway.clock import ManualClock
 from gateway.credentials import DeviceSecret
 from gateway.events import CatalogCollected, EventBus
@@ -42,10 +51,18 @@ from gateway.registry import Registry
 from gateway.services.access import Role
 from gateway.services.census import Census
 from gateway.services.errors import ControlFailed, PlayCause, PlayFailed
+from gateway.services.liveness import Liveness
 from gateway.services.lower_platforms import LowerPlatforms
 from gateway.services.nodes import NodeHandle
+from gateway.services.note_check import NoteCheck
 from gateway.services.onvif import Onvif
+from gateway.services.registrar import Registrar
+from gateway.services.profiles import ProfileService
+from gateway.services.talk_outputs import Outputs
+from gateway.services.talk_record import TalkCause, TalkFailed
+from gateway.services.wire import WireLog
 from gateway.storage.journal import Journal
+from gateway.storage.notes import NoteStore
 from gateway.storage.schema import metadata
 from gateway.storage.users import UserStore
 from media.specs import NodeStats, StreamStats, VideoTrack
@@ -188,6 +205,25 @@ class FakeSessions:
             raise PlayFailed(PlayCause.NOT_FOUND, f"session {session_id} is not known")
 
 
+class FakeTalks:
+    """Nobody speaks here."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.outputs = Outputs(registry)
+
+    def under_way(self) -> list[Any]:
+        return []
+
+    def find(self, talk_id: str) -> Any:
+        return None
+
+    def holder(self, target: Any) -> Any:
+        return None
+
+    async def begin(self, keys: Any, **asked: Any) -> Any:
+        raise TalkFailed(TalkCause.TOO_MANY, "nobody may speak")
+
+
 class FakePlaybacks:
     """Nothing is recorded here."""
 
@@ -238,6 +274,9 @@ class FakeUppers:
 
     def records(self) -> list[Platform]:
         return list(self.known.values())
+
+    def hosts(self, platform_id: str) -> frozenset[str]:
+        return frozenset({self.known[platform_id].host})
 
     def platforms(self) -> list[PlatformStatus]:
         return [
@@ -310,6 +349,19 @@ class Logged:
         return await response.json(content_type=None) if text else None
 
 
+def registration_parts(
+    database: Any, registry: Registry, bus: EventBus, clock: ManualClock
+) -> dict[str, Any]:
+    """The registrar, for its conflicts, and the keys of signed messages."""
+    liveness = Liveness(settings=HeartbeatSettings(), registry=registry, clock=clock)
+    registrar = Registrar(
+        settings=RegistrationSettings(), heartbeat=HeartbeatSettings(), domain=SERVER[:10], registry=registry,
+        liveness=liveness, bus=bus, clock=clock,
+    )  # fmt: skip
+    notes = NoteCheck(store=NoteStore(database), registry=registry, bus=bus, window_s=600.0, clock=clock)
+    return {"registrar": registrar, "notes": notes}
+
+
 class House:
     """Everything of one test, with records that most tests need."""
 
@@ -347,6 +399,10 @@ class House:
         )
         self.metrics.collector.register(RecordingGauges(self.recording, lambda: [self.sessions.node]))
         system = FakeSystem(self.sessions)
+        self.profiles = ProfileService(vendors=load_vendors(), registry=self.registry, bus=self.bus)
+        self.profiles.start()
+        self.wire = WireLog(settings=WireSettings(), devices=self.registry.devices, bus=self.bus)
+        self.wire.start()
         self.http = Http(
             settings=HttpSettings(),
             metrics_settings=MetricsSettings.model_construct(enabled=True, host="127.0.0.1", port=0),
@@ -366,7 +422,14 @@ class House:
                 onvif=self.onvif,
                 recording=self.recording,
                 **notice_parts(OfEngine(self.engine), self.registry, self.bus, folder, self.clock),
+                **device_parts(OfEngine(self.engine), self.registry, self.bus, folder, self.clock),
                 playbacks=FakePlaybacks(),
+                talks=FakeTalks(self.registry),  # type: ignore[arg-type]
+                profiles=self.profiles,
+                wire=self.wire,
+                own_end=lambda key: ("127.0.0.1", 5060),
+                most_sound_bytes=1000,
+                **registration_parts(OfEngine(self.engine), self.registry, self.bus, self.clock),
                 system=system,
                 realm=SERVER[:10],
                 checks={name: lambda name=name: self.checks[name] for name in self.checks},
