@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from config.vendors import ProfileSettings
 from gateway.credentials import DeviceSecret
@@ -21,6 +21,7 @@ from gateway.model import Device, DeviceKind, Profile, State
 from gateway.registry import Registry, device_kind
 from gateway.services.access import Role
 from gateway.services.census import CHUNK
+from gateway.services.provisioning_devices import networks_of
 from sip.ids import parse_code
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,10 @@ class ProfileChange(ProfileSettings):
     """Fields left out stay; null takes the operator's word back, so that what is learned or known of the make holds."""
 
 
+_NETWORKS = "Addresses or CIDR networks it may register from; others get 403. Empty: any."
+Networks = Annotated[list[str], Field(max_length=64), AfterValidator(lambda value: list(networks_of(value)))]
+
+
 class DeviceCreate(Model):
     device_id: Code
     name: str = Field(default="", max_length=255)
@@ -49,6 +54,7 @@ class DeviceCreate(Model):
     digest_username: str = Field(
         default="", max_length=64, description="When the device logs in under another name than its code."
     )
+    allowed_networks: Networks = Field(default_factory=list, description=_NETWORKS)
     profile: ProfileChange = ProfileChange()
 
 
@@ -59,6 +65,7 @@ class DeviceChange(Model):
     password: SecretStr | None = Field(default=None, min_length=1, max_length=128)
     digest_username: str = Field(default="", max_length=64)
     remove_password: bool = Field(default=False, description="From now on the domain password holds.")
+    allowed_networks: Networks | None = Field(default=None, description=_NETWORKS)
     profile: ProfileChange | None = None
 
 
@@ -130,6 +137,7 @@ class DeviceResource:
             provisioned=True,
             profile=_ordered(Profile(), body.profile),
         )
+        device.profile.allowed_networks = tuple(body.allowed_networks)
         secret = self._secret(body.device_id, body.password, body.digest_username)
         self._registry.put_device(device, secret=secret)
         call.headers["Location"] = f"/api/devices/{body.device_id}"
@@ -166,8 +174,10 @@ class DeviceResource:
             values["name"] = body.name
         if body.profile is not None:
             _ordered(device.profile, body.profile)
+        if body.allowed_networks is not None:
+            device.profile.allowed_networks = tuple(body.allowed_networks)
         self._registry.update_device(device_id, **values)
-        if body.profile is not None:
+        if body.profile is not None or body.allowed_networks is not None:
             self._registry.put_device(device)
         if body.password is not None:
             self._registry.set_secret(device_id, self._secret(device_id, body.password, body.digest_username))

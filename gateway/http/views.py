@@ -66,6 +66,7 @@ class DeviceView(View):
     address: str | None = Field(description="Transport, address and port over which it is reached.")
     provisioned: bool = Field(description="Entered by an operator.")
     password_set: bool
+    allowed_networks: list[str] = Field(description="Networks it may register from; empty: any.")
     registered_at: datetime | None
     expires_at: datetime | None
     last_seen_at: datetime | None
@@ -177,6 +178,7 @@ def device_view(device: Device, *, password_set: bool, channels: int, channels_o
         faulty_children=sorted(device.faulty_children),
         address=str(device.flow) if device.flow is not None else None,
         password_set=password_set,
+        allowed_networks=list(device.profile.allowed_networks),
         channels=channels,
         channels_online=channels_online,
         profile=ProfileView.model_validate(device.profile),

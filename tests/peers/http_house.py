@@ -56,8 +56,8 @@ from gateway.services.lower_platforms import LowerPlatforms
 from gateway.services.nodes import NodeHandle
 from gateway.services.note_check import NoteCheck
 from gateway.services.onvif import Onvif
-from gateway.services.registrar import Registrar
 from gateway.services.profiles import ProfileService
+from gateway.services.registrar import Registrar
 from gateway.services.talk_outputs import Outputs
 from gateway.services.talk_record import TalkCause, TalkFailed
 from gateway.services.wire import WireLog
