@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from config.settings import DeviceConfigSettings
 from gateway.answers import Question
 from gateway.clock import Clock
-from gateway.errors import DeviceIsOffline, GatewayError, NotSupported, QueryRefused, QueryTimedOut
+from gateway.errors import DeviceIsOffline, NotSupported, QueryRefused, QueryTimedOut
 from gateway.model import Device, DeviceKind
 from gateway.registry import Registry
 from gateway.services.errors import ControlCause, ControlFailed
@@ -21,15 +21,17 @@ from sip.manscdp.device_config import DeviceConfigResponse
 
 log = logging.getLogger(__name__)
 
-Audit = Callable[[str, str, str, str, str], None]
-"""who, action, target (device/channel), result, detail."""
 Value = Element | list[Any] | int
+_UNKNOWN_THERE = frozenset({405, 415, 501})
+"""SIP statuses by which a device says that it does not know a command at all."""
 
 
 class Asker(Protocol):
     """The part of gateway.dispatch.Dispatch that is needed."""
 
     async def ask(self, device: Device, body: Body) -> Question: ...
+
+    def said_last(self, device_id: str) -> str: ...
 
 
 class Timers(Protocol):
@@ -77,27 +79,30 @@ class DeviceConfiguration:
         asker: Asker,
         timers: Timers,
         clock: Clock | None = None,
-        audit: Audit | None = None,
     ) -> None:
         self._settings, self._registry = settings, registry
         self._asker, self._timers = asker, timers
         self._clock = clock or Clock()
-        self.audit = audit
 
     def types(self, device_id: str) -> tuple[str, ...]:
         """The types that this device's edition knows. Raises ControlFailed(not_found)."""
         return config_types(_edition(self._known(device_id)))
 
-    async def read(self, device_id: str, target_id: str, types: Iterable[str], *, who: str) -> Reading:
+    def check(self, device_id: str, kind: str) -> Device:
+        """The device, when this type could be set in it now. Raises ControlFailed, NotSupported."""
+        device = self._reachable(device_id)
+        _require_types(device, (kind,))
+        return device
+
+    async def read(self, device_id: str, target_id: str, types: Iterable[str]) -> Reading:
         """Ask for ``types`` in one query and wait until all came, or nothing more comes.
 
         An answer in parts that stops is not an error: see ``Reading.missing``. Without any answer: no_answer.
         """
         asked = tuple(dict.fromkeys(types))
-        with self._noted(who, "device.configuration_read", device_id, target_id, "/".join(asked)):
-            device = self._reachable(device_id)
-            _require_types(device, asked)
-            return await self.collect(device, target_id, asked)
+        device = self._reachable(device_id)
+        _require_types(device, asked)
+        return await self.collect(device, target_id, asked)
 
     async def collect(self, device: Device, target_id: str, asked: tuple[str, ...]) -> Reading:
         """One ConfigDownload with all its Responses; rights and types are the caller's matter."""
@@ -116,7 +121,7 @@ class DeviceConfiguration:
                 if isinstance(body, ConfigDownloadResponse):
                     reading.take(body)
         if not reading.values:
-            raise ControlFailed(ControlCause.REJECTED, "the device answered Result ERROR to ConfigDownload")
+            raise self._rejected(device, "ConfigDownload")
         if reading.missing:
             log.info(
                 "configuration incomplete device=%s target=%s missing=%s",
@@ -124,19 +129,17 @@ class DeviceConfiguration:
             )
         return reading
 
-    async def write(self, device_id: str, target_id: str, kind: str, value: Value, *, who: str) -> None:
+    async def write(self, device_id: str, target_id: str, kind: str, value: Value) -> None:
         """Set one type; returns when the device answered Result OK.
 
         Nothing is sent when its edition does not know the type or one of the elements that are set (G049).
         """
-        with self._noted(who, "device.configuration", device_id, target_id, _told(kind, value)):
-            device = self._reachable(device_id)
-            _require_types(device, (kind,))
-            if kind in READ_ONLY:
-                raise NotSupported(f"{kind} can only be read")
-            body = DeviceConfig(device_id=target_id, **{ATTRIBUTES[kind]: value})
-            _require_elements(device, body)
-            await self.send(device, body)
+        device = self.check(device_id, kind)
+        if kind in READ_ONLY:
+            raise NotSupported(f"{kind} can only be read")
+        body = DeviceConfig(device_id=target_id, **{ATTRIBUTES[kind]: value})
+        _require_elements(device, body)
+        await self.send(device, body)
 
     async def send(self, device: Device, body: DeviceConfig) -> None:
         """One DeviceConfig and its Response; our timers follow a changed heartbeat (G180)."""
@@ -146,7 +149,7 @@ class DeviceConfiguration:
             except QueryTimedOut as error:
                 raise _no_answer(question, error) from error
         if not isinstance(answer, DeviceConfigResponse) or answer.result != "OK":
-            raise ControlFailed(ControlCause.REJECTED, "the device answered Result ERROR to DeviceConfig")
+            raise self._rejected(device, "DeviceConfig")
         if body.basic_param is not None:
             self._follow(device, body.device_id, body.basic_param)
 
@@ -187,32 +190,22 @@ class DeviceConfiguration:
         try:
             return await self._asker.ask(device, body)
         except QueryRefused as error:
-            cause = ControlCause.NO_ANSWER if error.sip_status == 408 else ControlCause.REJECTED
-            raise ControlFailed(cause, str(error), device_status=error.sip_status) from error
+            said = self._asker.said_last(device.device_id)
+            cause, status = ControlCause.REJECTED, error.sip_status
+            if status == 408:
+                cause, status = ControlCause.NO_ANSWER, 0
+            elif status in _UNKNOWN_THERE:
+                cause = ControlCause.NOT_SUPPORTED
+            raise ControlFailed(cause, str(error), device_status=status, device_response=said) from error
         except DeviceIsOffline as error:
             raise ControlFailed(ControlCause.DEVICE_OFFLINE, str(error)) from error
 
-    def _noted(self, who: str, action: str, device_id: str, target_id: str, detail: str) -> _Noted:
-        return _Noted(self.audit, who, action, f"{device_id}/{target_id}", detail)
-
-
-class _Noted:
-    """Writes one line of the audit log with the outcome of a block."""
-
-    def __init__(self, audit: Audit | None, who: str, action: str, target: str, detail: str) -> None:
-        self._audit, self._words, self._detail = audit, (who, action, target), detail
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        if self._audit is None:
-            return
-        result = "ok"
-        if error is not None:
-            cause = error.cause if isinstance(error, GatewayError) else "abandoned"
-            result = str(getattr(cause, "value", cause))
-        self._audit(*self._words, result, self._detail)
+    def _rejected(self, device: Device, command: str) -> ControlFailed:
+        return ControlFailed(
+            ControlCause.REJECTED,
+            f"the device answered Result ERROR to {command}",
+            device_response=self._asker.said_last(device.device_id),
+        )
 
 
 def _edition(device: Device) -> Edition:
@@ -237,13 +230,13 @@ def _require_elements(device: Device, body: DeviceConfig) -> None:
 
 
 def _no_answer(question: Question, error: QueryTimedOut) -> ControlFailed:
-    took = f"; its last answer was {question.accepted} to the MESSAGE" if question.accepted else ""
-    return ControlFailed(ControlCause.NO_ANSWER, f"{error}{took}")
+    text = f"{error}; it had answered the MESSAGE with {question.accepted or 'nothing'}"
+    return ControlFailed(ControlCause.NO_ANSWER, text, device_response=error.device_response)
 
 
-def _told(kind: str, value: Value) -> str:
+def told(kind: str, value: Value) -> str:
     """The audit log's words: which type, and what was set, without upload addresses (they hold tickets)."""
     if not isinstance(value, Element):
         return f"{kind} {value}"[:500] if isinstance(value, int) else f"{kind} of {len(value)} streams"
-    told = value.model_dump(exclude_none=True, exclude={"extras", "upload_url", "session_id"})
-    return f"{kind} {told}"[:500]
+    values = value.model_dump(exclude_none=True, exclude={"extras", "upload_url", "session_id"})
+    return f"{kind} {values}"[:500]

@@ -20,6 +20,7 @@ from gateway.services.access import (
     WeakPassword,
     digest_of,
 )
+from gateway.services.device_snapshots import UPLOAD_PATH
 
 ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 
@@ -32,7 +33,8 @@ async def home(tmp_path: Path) -> AsyncIterator[House]:
 
 async def test_nothing_but_health_and_the_log_in_page_is_open(home: House) -> None:
     stranger = await home.anonymous()
-    open_routes = {"/health/live", "/health/ready", "/api/login"}
+    uploads = {f"{UPLOAD_PATH}/{{job_id}}/{{ticket}}", f"{UPLOAD_PATH}/{{job_id}}/{{ticket}}/{{name}}"}
+    open_routes = {"/health/live", "/health/ready", "/api/login", *uploads}
     for declared in home.http.server.routes:
         path = declared.spec.path.replace("{device_id}", NVR).replace("{channel_id}", CAMERA)
         path = path.replace("{platform_id}", NVR).replace("{username}", "x").replace("{token_id}", "x")
@@ -40,6 +42,8 @@ async def test_nothing_but_health_and_the_log_in_page_is_open(home: House) -> No
         path = path.replace("{form:mp4|flv|ts|m3u8}", "ts").replace("{month}", "2026-11")
         path = re.sub(r"\{\w+\}", "1", path)
         response = await stranger.ask(declared.spec.method, path, headers=ORIGIN)
+        if declared.spec.path in uploads:
+            assert response.status == 403, "only with the ticket of an order"
         if declared.spec.path in open_routes:
             assert response.status != 401 or declared.spec.path == "/api/login"
         else:
@@ -246,6 +250,8 @@ async def test_every_changing_route_is_audited(home: House) -> None:
     # Who played what back is written when it is opened, not each time it is paused or moved.
     own |= {"/api/playback/{session_id}", "/api/playback/{session_id}/whep"}
     own.add("/api/playback/{session_id}/whep/{viewer_id}")
+    # Devices upload, not users; the order for it was written down.
+    own |= {f"{UPLOAD_PATH}/{{job_id}}/{{ticket}}", f"{UPLOAD_PATH}/{{job_id}}/{{ticket}}/{{name}}"}
     silent = [
         declared.spec.path
         for declared in home.http.server.routes
