@@ -40,7 +40,7 @@ from sip.incoming import (
 )
 from sip.message import Response
 from sip.note import Guard
-from sip.observer import Direction, Observer
+from sip.observer import Direction, Observer, Tap
 from sip.serving import Serving
 from sip.session import InviteSession
 from sip.subscription import NotifierSubscription, Subscription
@@ -109,6 +109,8 @@ class Endpoint:
         self.identity = identity
         self.observer = observer or Observer()
         self.on_connection_closed: Callable[[Flow], None] | None = None
+        self.tap: Tap | None = None
+        """Gets every message as bytes, credentials included. On the hot path: it must be short and must not raise."""
         self.closing = False
         self._advertise = advertise
         self._transport = SocketTransport(
@@ -214,11 +216,15 @@ class Endpoint:
     # -- what the transport tells (Receiver) --------------------------------------------------------------
 
     def message_received(self, data: bytes, flow: Flow) -> None:
+        if self.tap is not None:
+            self.tap("in", flow, data)
         if self._trace or wire_log.isEnabledFor(logging.DEBUG):
             self._show("in", flow, data)
         self.core.receive(data, flow, time.monotonic())
 
     def stream_broken(self, fault: FrameFault, flow: Flow) -> None:
+        if self.tap is not None:
+            self.tap("in", flow, fault.head)
         self.core.refuse_garbage(fault.head, flow, fault.status, fault.label)
 
     def batch_done(self) -> None:
@@ -254,8 +260,10 @@ class Endpoint:
                     self._dispatch(event)
         finally:
             self._flushing = False
-        shown = self._trace or wire_log.isEnabledFor(logging.DEBUG)
+        shown, tap = self._trace or wire_log.isEnabledFor(logging.DEBUG), self.tap
         for data, destination in core.to_send():
+            if tap is not None:
+                tap("out", destination, data)
             if shown:
                 self._show("out", destination, data)
             send(data, destination)

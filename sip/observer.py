@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from sip.flow import Flow, Target
 
 Direction = Literal["in", "out"]
+Tap = Callable[[Direction, Flow | Target, bytes], None]
+"""Who keeps the wire: called with direction, flow (or where it goes) and the message's bytes."""
 
 
 class Observer:

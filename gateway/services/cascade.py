@@ -354,6 +354,17 @@ class Cascade:
         chosen = exact or (found if any_port and len(found) == 1 else [])
         return chosen[0].platform.platform_id if chosen else None
 
+    def hosts(self, platform_id: str) -> frozenset[str]:
+        """Names and addresses of an upper. KeyError when it is not known."""
+        upper = self._upper(platform_id)
+        return frozenset({upper.platform.host, upper.link.target.host, *upper.link.hosts})
+
+    async def send(self, platform: Platform, body: Body) -> Response:
+        """One body upward as MESSAGE."""
+        return await self._upper(platform.platform_id).link.message(body)
+
+    # -- what happens around us ------------------------------------------------------------------------------
+
     def connection_closed(self, flow: Flow) -> None:
         """A TCP connection ended; an upper that is reached over TCP by this host and port registers anew."""
         for upper in self._uppers.values():
