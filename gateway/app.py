@@ -42,6 +42,7 @@ from gateway.services.census import Census, division_names
 from gateway.services.commands import DeviceCommands
 from gateway.services.control import Control
 from gateway.services.device_config import DeviceConfiguration
+from gateway.services.device_config_upward import UpperConfiguration
 from gateway.services.device_info import DeviceInfoService
 from gateway.services.device_playback import DevicePlaybacks
 from gateway.services.device_playback_choice import PlaybackChoice
@@ -490,6 +491,7 @@ class Gateway:
             facts=self.registry,
             clock=self.clock,
         )
+        self._build_upper_configuration()
         self.upper_commands.upgrader = self.upgrades
         self.upper_commands.link_of = self.cascade.link_of
         self.upgrades.on_result = self.upper_commands.upgrade_over
@@ -515,6 +517,24 @@ class Gateway:
         """Our address and port toward a peer, for the wire view."""
         port = self.endpoint.tls_port if key[2] == "tls" else self.endpoint.port
         return self.endpoint.local_address(key[0]), port
+
+    def _build_upper_configuration(self) -> None:
+        settings = self.settings.device_config
+        patience_s = min(DEVICE_TIMEOUT_S, settings.answer_timeout_s)
+        self.upper_configuration = UpperConfiguration(
+            configuration=DeviceConfiguration(
+                settings=settings.model_copy(update={"answer_timeout_s": patience_s}),
+                registry=self.registry,
+                asker=self.dispatch,
+                timers=self.liveness,
+                clock=self.clock,
+            ),
+            served=lambda: self.cascade.served,
+            bus=self.bus,
+            clock=self.clock,
+        )
+        self.cascade.configuration = self.upper_configuration
+        self.snapshots.stranger = self.upper_configuration.snapshots_finished
 
     def _address_of(self, key: tuple[str, str]) -> str:
         channel = self.registry.channel(*key)
@@ -579,6 +599,7 @@ class Gateway:
             clock=self.clock,
         )
         self.control.audit = self.upper_commands.audit = self.http.audit.note
+        self.upper_configuration.audit = self.http.audit.note
         self.cascade.relay.audit = self.http.audit.note
         self.upper_playback.audit = self.upper_records.audit = self.http.audit.note
         self.alarm_reset.audit = self.commands.audit = self.http.audit.note
@@ -738,6 +759,7 @@ class Gateway:
         """Uppers come last: what they ask for can be served. They hear of lost and regained media nodes."""
         self._stack.push_async_callback(self.upper_playback.close)
         self._stack.push_async_callback(self.upper_queries.close)
+        self._stack.push_async_callback(self.upper_configuration.close)
         self._stack.push_async_callback(self.cascade.close)
         self._stack.push_async_callback(self.alarms_upward.close)
         self.alarms_upward.start()

@@ -39,6 +39,7 @@ from gateway.services.cascade_records import UpperRecords
 from gateway.services.cascade_route import DomainRoutes, Subscriber
 from gateway.services.cascade_tree import Tree
 from gateway.services.cascade_upper import Upper
+from gateway.services.device_config_upward import UpperConfiguration
 from gateway.services.provisioning import configured_platform
 from gateway.services.session_third_party import MediaServerRole
 from gateway.storage.platforms import StoredPlatform
@@ -50,6 +51,8 @@ from sip.manscdp import (
     AlarmResponse,
     Body,
     CatalogQuery,
+    ConfigDownloadQuery,
+    DeviceConfig,
     DeviceControl,
     DeviceInfoQuery,
     DeviceStatusQuery,
@@ -156,6 +159,8 @@ class Cascade:
         self._changing = asyncio.Lock()
         self.media_server: MediaServerRole | None = None
         """Takes INVITEs without SDP that are meant for a media server, not for a channel (G229)."""
+        self.configuration: UpperConfiguration | None = None
+        """Reads and sets the configuration of devices for uppers; without it that is forbidden."""
         self.queries: UpperQueries | None = None
         """Asks the devices; without it uppers are answered from our own knowledge."""
         self.records_of: UpperRecords | None = None
@@ -429,6 +434,9 @@ class Cascade:
         dispatch.on(DeviceControl, "upper")(self._control)
         for question in RELAYED:
             dispatch.on(question, "upper")(self._relayed)
+        for model in (ConfigDownloadQuery, DeviceConfig):
+            dispatch.before(model, "upper")(self._check_configuration)
+            dispatch.on(model, "upper")(self._configured)
         dispatch.on(RecordInfoQuery, "upper")(self._records)
         dispatch.on(AlarmResponse, "upper")(self._alarm_taken)
         dispatch.on_other("upper")(self._other)
@@ -490,6 +498,20 @@ class Cascade:
         if upper is not None:
             tree = await upper.tree_with([body.device_id])
             await self._commands.control(upper.link, tree, body, incoming)
+
+    def _check_configuration(self, peer: Peer, body: Body, incoming: Incoming) -> Reply | None:
+        upper = self._of(peer)
+        if upper is None or self.configuration is None:
+            return Reply(403)
+        return self.configuration.check(upper.link, body, incoming)
+
+    async def _configured(self, peer: Peer, body: Body, incoming: Incoming) -> Body | None:
+        """Configuration of a shared channel or device, read or set (F.5)."""
+        upper = self._of(peer)
+        if upper is None or self.configuration is None:
+            return None
+        tree = await upper.tree_with([body.device_id])
+        return self.configuration.serve(upper.link, tree, body, incoming)
 
     async def _relayed(self, peer: Peer, query: Body, incoming: Incoming) -> Body | None:
         """A question about us is answered here, one about a channel by its device."""

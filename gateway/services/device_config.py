@@ -141,6 +141,16 @@ class DeviceConfiguration:
         _require_elements(device, body)
         await self.send(device, body)
 
+    async def pass_on(self, device_id: str, body: DeviceConfig) -> None:
+        """A DeviceConfig of an upper as it is, perhaps of several types, under the device's own code."""
+        device = self._reachable(device_id)
+        kinds = [name for name, attribute in ATTRIBUTES.items() if _given(getattr(body, attribute, None))]
+        if not kinds:
+            raise NotSupported("no configuration type that is known")
+        _require_types(device, kinds)
+        _require_elements(device, body)
+        await self.send(device, body)
+
     async def send(self, device: Device, body: DeviceConfig) -> None:
         """One DeviceConfig and its Response; our timers follow a changed heartbeat (G180)."""
         with await self._ask(device, body) as question:
@@ -210,6 +220,10 @@ class DeviceConfiguration:
 
 def _edition(device: Device) -> Edition:
     return Edition.from_header(device.edition)
+
+
+def _given(value: object) -> bool:
+    return value is not None and value != []
 
 
 def _require_types(device: Device, asked: Iterable[str]) -> None:

@@ -14,6 +14,7 @@ from outside import eventually
 
 from simulator.camera import Camera, DeviceOptions
 from sip.manscdp import (
+    AlarmReport,
     ConfigDownloadQuery,
     ConfigDownloadResponse,
     DeviceConfig,
@@ -402,29 +403,36 @@ async def test_rights_and_the_audit_log(street: Street) -> None:
 async def test_an_upper_with_the_right_reads_and_sets_under_its_own_codes(street: Street) -> None:
     device, upper = street.cameras[V22, "udp"], street.chain.upper
     await street.chain.upper.wait_registered(30)
-    exported = device.channel_id
-    platform = f"/api/platforms/{upper.platform_id}"
-
-    async def ask(body: Any, answer: type[Any]) -> Any:
-        sn = upper.next_sn()
-        await upper.message(body.model_copy(update={"sn": sn, "device_id": exported}))
-
-        def found() -> Any:
-            return [one for one in upper.received_bodies(answer.CMD_TYPE) if getattr(one, "sn", 0) == sn]
-
-        return (await eventually(found, 30, f"{answer.CMD_TYPE} for the upper"))[0]
-
-    refused = await ask(ConfigDownloadQuery(config_types=("FrameMirror",)), ConfigDownloadResponse)
-    assert refused.result == "ERROR"
-    before = len(device.received_bodies("DeviceConfig"))
-    await upper.message(DeviceConfig(sn=upper.next_sn(), device_id=exported, frame_mirror=0))
-    await street.api("PATCH", platform, {"rights": ["play", "ptz", "config"]})
+    code = device.channel_id
+    reading = ConfigDownloadQuery(device_id=code, config_types=("FrameMirror", "AlarmReport", "OSDConfig"))
+    setting = DeviceConfig(device_id=code, frame_mirror=2, alarm_report=AlarmReport(field_detection=1))
+    before = street.on_the_wire(device)
+    for body in (reading, setting):
+        assert (await upper.send(body.model_copy(update={"sn": upper.next_sn()}))).status == 403
+    assert street.on_the_wire(device) == before, "what is forbidden never comes down"
+    await street.api("PATCH", f"/api/platforms/{upper.platform_id}", {"rights": ["play", "ptz", "config"]})
     device.configuration.parts = "each"
-    told = await ask(ConfigDownloadQuery(config_types=("FrameMirror", "AlarmReport")), ConfigDownloadResponse)
-    device.configuration.parts = "one"
-    assert told.device_id == exported
-    assert told.answered == {"FrameMirror", "AlarmReport"}
-    assert len(device.received_bodies("DeviceConfig")) == before, "what was forbidden never came down"
-    done = await ask(DeviceConfig(frame_mirror=2), DeviceConfigResponse)
+    told = await upper.ask(reading, timeout_s=30)
+    assert isinstance(told, ConfigDownloadResponse)
+    assert (told.result, told.device_id) == ("OK", code)
+    assert told.answered == {"FrameMirror", "AlarmReport", "OSDConfig"}
+    done = await upper.ask(setting, timeout_s=30)
+    assert isinstance(done, DeviceConfigResponse)
     assert done.result == "OK"
-    assert device.configuration.of(device.channel_id)["FrameMirror"] == 2
+    assert device.configuration.of(code)["FrameMirror"] == 2
+    assert device.configuration.of(code)["AlarmReport"].field_detection == 1
+    log = (await street.api("GET", "/api/audit?limit=50"))["items"]
+    mine = {(one["action"], one["result"]) for one in log if one["who"] == f"platform:{upper.platform_id}"}
+    assert {("upper.config", "forbidden"), ("device.configuration", "ok")} <= mine
+
+
+@older
+async def test_an_upper_cannot_set_what_the_device_does_not_know(street: Street, device: Camera) -> None:
+    upper = street.chain.upper
+    await upper.wait_registered(30)
+    await street.api("PATCH", f"/api/platforms/{upper.platform_id}", {"rights": ["play", "ptz", "config"]})
+    before = street.on_the_wire(device)
+    done = await upper.ask(DeviceConfig(device_id=device.channel_id, frame_mirror=2), timeout_s=30)
+    assert isinstance(done, DeviceConfigResponse)
+    assert done.result == "ERROR"
+    assert street.on_the_wire(device) == before
