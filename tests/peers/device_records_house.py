@@ -44,7 +44,11 @@ async def quiet_gateway(folder: Path, **values: Any) -> AsyncIterator[Gateway]:
     """A gateway without recordings of its own."""
     disk = folder / "disk"
     disk.mkdir()
-    async with recorded_gateway(folder / "gateway", disk, **values) as running:
+    short = {
+        "first_answer_timeout_s": 2.0, "gap_timeout_s": 1.0, "drain_s": 0.5, "download_silence_s": 2.0,
+        "download_reserve_bytes": 0,
+    }  # fmt: skip
+    async with recorded_gateway(folder / "gateway", disk, device_recordings=short, **values) as running:
         yield running
 
 

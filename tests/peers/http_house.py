@@ -19,6 +19,7 @@ from recording_house import OfEngine, recording_of
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from config.settings import (
+    DeviceRecordingSettings,
     HeartbeatSettings,
     HttpSettings,
     MediaSettings,
@@ -50,6 +51,7 @@ from gateway.model import (
 from gateway.registry import Registry
 from gateway.services.access import Role
 from gateway.services.census import Census
+from gateway.services.device_records import DeviceRecords
 from gateway.services.errors import ControlFailed, PlayCause, PlayFailed
 from gateway.services.liveness import Liveness
 from gateway.services.lower_platforms import LowerPlatforms
@@ -424,6 +426,12 @@ class House:
                 **notice_parts(OfEngine(self.engine), self.registry, self.bus, folder, self.clock),
                 **device_parts(OfEngine(self.engine), self.registry, self.bus, folder, self.clock),
                 playbacks=FakePlaybacks(),
+                device_records=DeviceRecords(
+                    settings=DeviceRecordingSettings(),
+                    registry=self.registry,
+                    asker=None,  # type: ignore[arg-type]
+                    clock=self.clock,
+                ),
                 talks=FakeTalks(self.registry),  # type: ignore[arg-type]
                 profiles=self.profiles,
                 wire=self.wire,

@@ -30,6 +30,7 @@ async def recorded_gateway(
     *recordings: Recorded,
     more_channels: tuple[str, ...] = (),
     s3: dict[str, Any] | None = None,
+    device_recordings: dict[str, Any] | None = None,
     **playback: Any,
 ) -> AsyncIterator[Gateway]:
     """A running gateway whose disk ``d1`` is ``disk``; the channels of ``recordings`` belong to an offline recorder."""
@@ -45,6 +46,7 @@ async def recorded_gateway(
             },
             "cascade": {"register_retry_s": 0.3, "ack_guard_s": 1.5},
             "playback": {"end_grace_s": 0.6, **playback},
+            "device_recordings": device_recordings or {},
             "recording": {"disks": [{"disk_id": "d1", "directory": str(disk), "reserve_bytes": 0}], "segment_s": 2, "s3": s3},
             "registration": {"domain_password": PASSWORD},
             "http": {"host": "127.0.0.1", "port": http},
