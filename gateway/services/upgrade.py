@@ -190,6 +190,7 @@ class Upgrades:
         )  # fmt: skip
         self._jobs[session_id] = job
         self._trim()
+        self._changed(job)
         wanted = DeviceUpgrade(
             firmware=firmware, file_url=file_url, manufacturer=manufacturer, session_id=session_id
         )
@@ -252,10 +253,10 @@ class Upgrades:
             await self.on_result(job)
 
     def _registered(self, event: DeviceRegistered) -> None:
-        if event.renewal:
-            return
+        """Most devices come back before they were missed, so that it looks like a renewal."""
         for job in self._jobs.values():
-            if job.state is UpgradeState.ACCEPTED and job.device_id == event.device_id:
+            waits = job.state is UpgradeState.ACCEPTED and job.registered_again_at is None
+            if waits and job.device_id == event.device_id:
                 job.registered_again_at = self._clock.utc()
                 self._changed(job)
 

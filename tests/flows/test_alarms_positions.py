@@ -4,11 +4,6 @@ above, everything read by the HTTP API."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import http.client
-import json
-import socket
-import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +13,7 @@ import pytest
 import pytest_asyncio
 from chain import Chain, camera, chain
 from gateway_process import GatewayProcess
+from live_events import listening
 from outside import eventually, series
 
 from simulator.camera import Camera, DeviceOptions
@@ -115,37 +111,6 @@ async def town(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
             await asyncio.gather(
                 *(one.stop() for one in cameras.values()), older.stop(), return_exceptions=True
             )
-
-
-@contextlib.contextmanager
-def listening(gateway: GatewayProcess, *types: str) -> Any:
-    """The live events of these types, as they come in ``found``."""
-    found: list[tuple[str, dict[str, Any]]] = []
-    connection = http.client.HTTPConnection("127.0.0.1", gateway.http_port, timeout=60)
-    connection.request("GET", f"/api/events?types={','.join(types)}", headers={"Cookie": gateway.token})
-    line = connection.sock
-    answer = connection.getresponse()
-    assert answer.status == 200
-
-    def read() -> None:
-        name = ""
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            for data in answer:
-                text = data.decode().strip()
-                if text.startswith("event:"):
-                    name = text.partition(": ")[2]
-                elif text.startswith("data:"):
-                    found.append((name, json.loads(text[5:])))
-
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        with contextlib.suppress(OSError):
-            line.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
-        connection.close()
 
 
 @pytest.mark.gb("G141", "G142")
