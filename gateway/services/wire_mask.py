@@ -15,9 +15,10 @@ _PROOF = re.compile(
 )
 _BASIC = re.compile(rb"(:[ \t]*(?:basic|bearer)[ \t]+)([^\s,]+)", re.IGNORECASE)
 _ELEMENT = re.compile(
-    rb"(<([\w:]*(?:password|passwd|pwd|secret|token)[\w]*)\b[^>]*>)([^<]*)(?=</\2)", re.IGNORECASE
+    rb"(<([\w:]{0,40}(?:password|passwd|pwd|secret|token)\w{0,40})\b[^<>]{0,200}>)([^<]*)(?=</\2)",
+    re.IGNORECASE,
 )
-_URL = re.compile(rb"([a-z][a-z0-9+.]*://[^\s/:@<>\"]*:)([^\s/@<>\"]+)(?=@)", re.IGNORECASE)
+_URL = re.compile(rb"(\b[a-z][a-z0-9+]{0,15}://[^\s/:@<>\"]{0,128}:)([^\s/@<>\"]{1,256})(?=@)", re.IGNORECASE)
 
 
 def masked(data: bytes) -> bytes:

@@ -17,7 +17,8 @@ MAX_BODY_CHARACTERS = 20_000
 _LABEL = re.compile(rb"<\?xml[^>]{0,200}encoding\s*=\s*[\"']([\w-]{1,20})", re.IGNORECASE)
 _ROOT = re.compile(r"<([A-Za-z][\w]{0,40})")
 _FIELD = {
-    name: re.compile(rf"<{name}>\s*([^<]{{1,64}}?)\s*</{name}>", re.IGNORECASE) for name in ("CmdType", "SN")
+    name: re.compile(rf"<{name}>\s{{0,20}}([^<]{{1,64}}?)\s{{0,20}}</{name}>", re.IGNORECASE)
+    for name in ("CmdType", "SN")
 }
 
 
