@@ -73,6 +73,7 @@ from gateway.services.sessions import Sessions
 from gateway.services.subscriptions import SubscriptionService
 from gateway.services.talk import Talks
 from gateway.services.talk_calls import TalkCalls
+from gateway.services.talk_upward import UpperBroadcasts
 from gateway.services.tls_files import TlsFiles
 from gateway.services.upgrade import Upgrades
 from gateway.services.video_upload import VideoUploads
@@ -92,7 +93,7 @@ from gateway.storage.writer import Writer
 from sip.endpoint import Endpoint, Identity, Incoming, Limits
 from sip.flow import Flow
 from sip.ids import SsrcPool
-from sip.manscdp import MediaStatusNotify
+from sip.manscdp import BroadcastNotify, MediaStatusNotify
 from sip.transport import TransportLimits
 
 logger = logging.getLogger(__name__)
@@ -417,6 +418,16 @@ class Gateway:
 
     def _build_talks(self, dialogs: DialogJournal) -> None:
         settings, sip = self.settings, self.settings.sip
+        calls = TalkCalls(
+            server_id=sip.server_id,
+            domain=sip.domain,
+            media=settings.media,
+            endpoint=self.endpoint,
+            address=self.media_address,
+            journal=dialogs,
+            ssrc_pool=self.ssrc_pool,
+            clock=self.clock,
+        )
         self.talks = Talks(
             settings=settings.talk,
             media=settings.media,
@@ -425,19 +436,19 @@ class Gateway:
             asker=self.dispatch,
             player=self.sessions,
             nodes=self.nodes,
-            calls=TalkCalls(
-                server_id=sip.server_id,
-                domain=sip.domain,
-                media=settings.media,
-                endpoint=self.endpoint,
-                address=self.media_address,
-                journal=dialogs,
-                ssrc_pool=self.ssrc_pool,
-                clock=self.clock,
-            ),
+            calls=calls,
             clock=self.clock,
         )
         self.dispatch.on_method("INVITE", "device")(self.talks.broadcasts.invite)
+        self.upper_broadcasts = UpperBroadcasts(
+            talks=self.talks,
+            calls=calls,
+            media=settings.media,
+            bus=self.bus,
+            uppers=lambda: self.cascade.served,
+        )
+        self.dispatch.before(BroadcastNotify, "upper")(self.upper_broadcasts.check)
+        self.dispatch.on(BroadcastNotify, "upper")(self.upper_broadcasts.broadcast)
 
     def _build_cascade(self) -> None:
         settings, sip, names = self.settings, self.settings.sip, division_names()
@@ -604,7 +615,7 @@ class Gateway:
         self.upper_playback.audit = self.upper_records.audit = self.http.audit.note
         self.alarm_reset.audit = self.commands.audit = self.http.audit.note
         self.recording.connect(audit=self.http.audit.note)
-        self.talks.audit = self.http.audit.note
+        self.talks.audit = self.upper_broadcasts.audit = self.http.audit.note
         self.metrics.collector.register(RecordingGauges(self.recording, self.nodes.handles))
         self.metrics.collector.register(
             SignallingGauges(self.registrar, self.notes, self.tls_files, lambda: self.metrics.tls_refusals)
@@ -763,6 +774,8 @@ class Gateway:
         self._stack.push_async_callback(self.cascade.close)
         self._stack.push_async_callback(self.alarms_upward.close)
         self.alarms_upward.start()
+        self._stack.push_async_callback(self.upper_broadcasts.close)
+        self.upper_broadcasts.start()
         await self.cascade.start()
         self.endpoint.on_connection_closed = self._connection_closed
         self.nodes.on_ready.append(lambda node: self.cascade.health_changed())

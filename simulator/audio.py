@@ -105,6 +105,7 @@ class Loudspeakers:
         self.refused: list[int] = []
         """Statuses with which our INVITEs were refused."""
         self._open: set[Hearing] = set()
+        self._hearing: set[asyncio.Task[None]] = set()
 
     @property
     def options(self) -> AudioOptions:
@@ -240,6 +241,9 @@ class Loudspeakers:
                 media = remote.media[0]
                 target = (media.address or remote.address, media.port)
                 work.append(asyncio.create_task(ear.run(hearing, target, lambda: self._enough(hearing))))
+                self._hearing.add(work[0])
+                work[0].add_done_callback(self._hearing.discard)
+                work[0].add_done_callback(lambda _: ear.close())
                 if hearing.name == "Talk" and self.options.microphone:
                     work.append(asyncio.create_task(self._say(ear, hearing, target)))
             await asyncio.wait({asyncio.shield(session.ended)})
@@ -263,6 +267,11 @@ class Loudspeakers:
             ear.send(rtp.build(8, number, number * 160, hearing.ssrc, piece), target)
             number += 1
             await asyncio.sleep(0.02)
+
+    def cut(self) -> None:
+        """Break the media connections, without a BYE."""
+        for task in self._hearing:
+            task.cancel()
 
     async def hang_up(self) -> None:
         """BYE to every session."""

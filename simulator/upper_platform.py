@@ -19,10 +19,19 @@ from typing import Any
 
 from av import VideoFrame
 
+from simulator.audio_upper import Announcements
 from simulator.upper_pull import MediaPort
 from sip import mansrtsp
 from sip.digest import DigestServer, Secret, Verdict
-from sip.endpoint import Endpoint, Identity, Incoming, InviteSession, Reply, Subscription
+from sip.endpoint import (
+    Endpoint,
+    Identity,
+    Incoming,
+    IncomingInvite,
+    InviteSession,
+    Reply,
+    Subscription,
+)
 from sip.errors import ParseError, RemoteError
 from sip.flow import Flow, Target
 from sip.ids import format_ssrc
@@ -230,6 +239,7 @@ class UpperPlatform:
         self._timers = timers
         self._witness = _Witness()
         self.endpoint = self._new_endpoint(port)
+        self.announcements = Announcements(self)
 
     def _new_endpoint(self, port: int) -> Endpoint:
         extra = {"timers": self._timers} if self._timers is not None else {}
@@ -282,6 +292,7 @@ class UpperPlatform:
         for pull in self.pulls:
             await pull.close()
         self.pulls.clear()
+        await self.announcements.hang_up()
         await self.endpoint.close(drain_s=0.2)
 
     async def vanish(self) -> None:
@@ -334,6 +345,8 @@ class UpperPlatform:
             return await self._message(incoming)
         if request.method == "OPTIONS":
             return Reply(200)
+        if isinstance(incoming, IncomingInvite):
+            return await self.announcements.invited(incoming)
         return Reply(405)
 
     def _register(self, incoming: Incoming) -> Reply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -22,6 +23,7 @@ from media.specs import TalkQueued
 MAX_OFFER_BYTES = 64 * 1024
 MAX_SOUND_BYTES = 64 * 1024 * 1024
 TALK_ERRORS = (403, 404, 406, 409, 503, 504)
+END_WAIT_S = 5.0
 NODE = r"^((device|division):[0-9A-Za-z_.-]{1,32}|channel:[0-9A-Za-z_.-]{1,32}/[0-9A-Za-z_.-]{1,32})$"
 
 
@@ -53,7 +55,7 @@ class Speaking(Protocol):
 
     async def mute(self, talk: Talk, *, muted: bool) -> None: ...
 
-    def end(self, talk: Talk, cause: str) -> object: ...
+    def end(self, talk: Talk, cause: str) -> asyncio.Task[None]: ...
 
 
 class TargetRequest(Model):
@@ -285,9 +287,10 @@ class TalkResource:
         audited="talk.end",
     )
     async def stop(self, call: Call, talk_id: AnyCode) -> None:
-        """BYE to every device."""
+        """BYE to every device; returns when the loudspeakers are free again, or after some seconds."""
         call.audit_target = talk_id
-        self._talks.end(self._own(call, talk_id), "stopped")
+        ending = self._talks.end(self._own(call, talk_id), "stopped")
+        await asyncio.wait([ending], timeout=END_WAIT_S)
 
     @route(
         "POST",

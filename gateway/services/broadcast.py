@@ -115,10 +115,10 @@ def _codes(incoming: IncomingInvite, offer: Offer) -> set[str]:
 
 
 async def first_claim(expected: Expected, timeout_s: float) -> Claim:
-    """Raises TalkFailed(no_invite)."""
+    """The device's first INVITE. Raises TalkFailed(no_invite)."""
     try:
         return await asyncio.wait_for(expected.claims.get(), timeout_s)
     except TimeoutError:
         raise TalkFailed(
-            TalkCause.NO_INVITE, f"the device sent no INVITE for the sound within {timeout_s:g} s"
+            TalkCause.NO_INVITE, f"the device sent no INVITE for the sound within {timeout_s:.0f} s"
         ) from None

@@ -52,6 +52,8 @@ log = logging.getLogger(__name__)
 UP_TIMEOUT_S = 20.0
 """From the device's ACK to a way for the sound: TCP dialled or accepted."""
 TAKE_OVER_WAIT_S = 10.0
+LATER_S = 0.5
+"""A missing Response is told before a missing INVITE."""
 KEPT_TALKS = 100
 """Ended talks that can still be asked for."""
 _TRY_TALK = frozenset(
@@ -369,7 +371,7 @@ class Talks:
         patience_s = self._settings.invite_wait_s
         notify = BroadcastNotify(source_id=source, target_id=target.output_id)
         asking = asyncio.create_task(self._asker.query(device, notify, timeout_s=patience_s))
-        coming = asyncio.create_task(first_claim(expected, patience_s))
+        coming = asyncio.create_task(first_claim(expected, patience_s + LATER_S))
         try:
             await asyncio.wait({asking, coming}, return_when=asyncio.FIRST_COMPLETED)
             if not coming.done() and asking.done():

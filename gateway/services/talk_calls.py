@@ -115,7 +115,7 @@ class TalkCalls:
         answer = sdp.relay_answer(
             offer,
             own_id=incoming.request.to.uri.user or self.server_id,
-            address=self._own_address(incoming.flow.host),
+            address=self.own_address(incoming.flow.host),
             port=leg.port,
             ssrc=ssrc,
             payload=payload,
@@ -130,7 +130,7 @@ class TalkCalls:
         claim.settle(None)
         self.connected(branch, dialog, device.device_id, output_id, ssrc)
         self._note(branch, transport, payload)
-        await self._start(
+        await self.start(
             branch,
             node,
             TalkLegTarget(
@@ -182,7 +182,7 @@ class TalkCalls:
         leg = await self.leg(branch, node, talk_id, role, transport, ssrc, undo=undo)
         offer = talk_offer(
             own_id=self.server_id,
-            address=self._own_address(flow.host),
+            address=self.own_address(flow.host),
             port=leg.port,
             ssrc=ssrc,
             transport=transport,
@@ -199,7 +199,7 @@ class TalkCalls:
         answer = read_sound_answer(dialog.remote_sdp, offer)
         payload = answer.payload if answer.payload.encoding in ("PCMA", "PS") else PCMA
         self._note(branch, transport, payload)
-        await self._start(
+        await self.start(
             branch,
             node,
             TalkLegTarget(
@@ -302,13 +302,15 @@ class TalkCalls:
 
         dialog.ended.add_done_callback(ended)
 
-    async def _start(self, branch: Branch, node: NodeHandle, target: TalkLegTarget) -> None:
+    async def start(self, branch: Branch, node: NodeHandle, target: TalkLegTarget) -> None:
+        """Both sides agreed. Raises TalkFailed."""
         try:
             await node.client.start_talk_leg(branch.leg_id, target)
         except MediaError as error:
             raise media_failure(error) from error
 
-    def _own_address(self, host: str) -> str:
+    def own_address(self, host: str) -> str:
+        """What the peer at ``host`` is told. Raises TalkFailed."""
         try:
             return self._address.for_peer(host)
         except PlayFailed as error:

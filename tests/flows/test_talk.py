@@ -75,3 +75,314 @@ async def test_the_sound_in_a_program_stream(house: TalkHouse) -> None:
     finally:
         await device.stop()
     await house.assert_nothing_left()
+
+
+# -- s=Talk ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gb("G254")
+@pytest.mark.parametrize("media", ["udp", "tcp_active", "tcp_passive"])
+async def test_a_2016_device_that_knows_only_talk_is_called(house: TalkHouse, media: Any) -> None:
+    """It answers the broadcast with ERROR; s=Talk is tried, and remembered."""
+    device = await house.camera(edition=Edition.V2016, audio=AudioOptions(media=media, form="talk"))
+    try:
+        for forms in (["broadcast", "talk"], ["talk"]):
+            before = len(device.received_bodies("Broadcast"))
+            talk = await house.begin(device)
+            assert (await house.reach(talk["talk_id"], "talking"))["form"] == "talk"
+            await house.push(talk["talk_id"], SOUND)
+            hearing = await whole(device, SOUND)
+            assert hearing.name == "Talk"
+            assert hearing.remote.name == "Talk"
+            assert hearing.remote.media[0].direction == "sendrecv"
+            if media == "udp":
+                assert hearing.sources == {("127.0.0.1", hearing.remote.media[0].port)}
+            assert len(device.received_bodies("Broadcast")) - before == ("broadcast" in forms)
+            await house.stop(talk["talk_id"])
+            await until(lambda: not device.audio.running)
+        known = house.gateway.registry.devices[device.device_id].profile
+        assert (known.talk_mode, known.origin("talk_mode")) == ("talk", "learned")
+    finally:
+        await device.stop()
+    await house.assert_nothing_left()
+
+
+async def test_a_2022_device_is_never_called_with_talk(house: TalkHouse) -> None:
+    device = await house.camera(audio=AudioOptions(form="talk"))
+    try:
+        talk = await house.begin(device)
+        failed = await house.reach(talk["talk_id"], "failed")
+        assert failed["cause"] == "rejected"
+        assert not [entry for entry in device.received if entry.method == "INVITE"]
+    finally:
+        await device.stop()
+    await house.assert_nothing_left()
+
+
+async def test_an_operator_chooses_the_form(house: TalkHouse) -> None:
+    device = await house.camera(edition=Edition.V2016, audio=AudioOptions(form="both", payload="ps"))
+    house.gateway.registry.devices[device.device_id].profile.order(talk_mode="talk", talk_audio="ps")
+    try:
+        talk = await house.begin(device)
+        state = await house.reach(talk["talk_id"], "talking")
+        assert (state["form"], state["audio"]) == ("talk", "ps")
+        assert not device.received_bodies("Broadcast")
+        await house.push(talk["talk_id"], SOUND)
+        await whole(device, SOUND)
+        await house.stop(talk["talk_id"])
+    finally:
+        await device.stop()
+    await house.assert_nothing_left()
+
+
+# -- who has a loudspeaker -------------------------------------------------------------------------------------
+
+
+@pytest.mark.gb("G251")
+async def test_a_device_without_an_output_is_shown_and_refused(house: TalkHouse) -> None:
+    device = await house.camera(speaker=False)
+    path = f"/api/channels/{device.channel_id}/talk"
+    try:
+        status, shown = await house.call("GET", path, role=Role.VIEWER)
+        assert (status, shown["audio_output"], shown["source"]) == (200, False, "none")
+        targets = {"targets": [{"channel_id": device.channel_id}]}
+        status, problem = await house.call("POST", "/api/talks", targets)
+        assert (status, problem["cause"]) == (409, "no_audio_output")
+        assert not device.received_bodies("Broadcast")
+        house.gateway.registry.devices[device.device_id].profile.order(audio_output="yes")
+        _, shown = await house.call("GET", path, role=Role.VIEWER)
+        assert (shown["audio_output"], shown["source"]) == (True, "operator")
+        assert shown["output_id"] == device.channel_id
+        talk = await house.begin(device)
+        await house.reach(talk["talk_id"], "talking")
+        await house.push(talk["talk_id"], SOUND)
+        await whole(device, SOUND)
+        await house.stop(talk["talk_id"])
+        house.gateway.registry.devices[device.device_id].profile.order(audio_output="no")
+        status, problem = await house.call("POST", "/api/talks", targets)
+        assert (status, problem["cause"]) == (409, "no_audio_output")
+    finally:
+        await device.stop()
+    await house.assert_nothing_left()
+
+
+def speaker_of(device: Camera) -> str:
+    return next(code for code in device.channels if code[10:13] == "137")
+
+
+@pytest.mark.gb("G252")
+async def test_the_target_is_the_output_or_the_whole_device(house: TalkHouse) -> None:
+    """The camera's and the loudspeaker's code mean the 137 Item; the device's own code means all of its outputs."""
+    device = await house.camera()
+    extra = speaker_of(device)[:-1] + "9"
+    try:
+        for code, wanted in (
+            (device.channel_id, speaker_of(device)),
+            (speaker_of(device), speaker_of(device)),
+            (device.device_id, device.device_id),
+        ):
+            if code == device.device_id:
+                device.channels[extra] = type(device.channels[speaker_of(device)])(
+                    extra, "second loudspeaker", parent_ids=(device.device_id,)
+                )
+            before = len(device.audio.heard)
+            body = {"targets": [{"channel_id": code, "device_id": device.device_id}]}
+            status, talk = await house.call("POST", "/api/talks", body)
+            assert status == 201, talk
+            await house.reach(talk["talk_id"], "talking")
+            assert device.received_bodies("Broadcast")[-1].target_id == wanted  # type: ignore[attr-defined]
+            count = 2 if code == device.device_id else 1
+            await until(lambda before=before, count=count: len(device.audio.heard) == before + count)
+            await house.push(talk["talk_id"], SOUND[:1600])
+            for hearing in device.audio.heard[before:]:
+                await until(lambda hearing=hearing: len(hearing.sound) >= 1600)
+                assert bytes(hearing.sound[-1600:]) == SOUND[:1600]
+            await house.stop(talk["talk_id"])
+            await until(lambda: not device.audio.running)
+    finally:
+        await device.stop()
+    await house.assert_nothing_left()
+
+
+# -- several, and a group --------------------------------------------------------------------------------------
+
+
+async def test_one_voice_to_several_and_to_a_group(house: TalkHouse) -> None:
+    """Each in its own way; the one that fails does not keep the others silent."""
+    devices = [
+        await house.camera(),
+        await house.camera(transport="tcp", audio=AudioOptions(media="tcp_active")),
+        await house.camera(edition=Edition.V2016, audio=AudioOptions(form="talk", media="tcp_passive")),
+        await house.camera(audio=AudioOptions(faults={"error"})),
+    ]
+    try:
+        talk = await house.begin(*devices, wait=True)
+        assert [target["state"] for target in talk["targets"]] == ["talking"] * 3 + ["failed"]
+        assert talk["targets"][3]["cause"] == "rejected"
+        await house.push(talk["talk_id"], SOUND)
+        for device in devices[:3]:
+            await whole(device, SOUND)
+        await house.stop(talk["talk_id"])
+        await until(lambda: not any(device.audio.running for device in devices))
+        status, group = await house.call("POST", "/api/talks", {"group": "division:4101", "wait": True})
+        assert status == 201, group
+        reached = {target["device_id"]: target["state"] for target in group["targets"]}
+        assert {reached[device.device_id] for device in devices[:3]} == {"talking"}
+        assert reached[devices[3].device_id] == "failed"
+        await house.stop(group["talk_id"])
+        node = f"device:{devices[0].device_id}"
+        status, group = await house.call("POST", "/api/talks", {"group": node, "wait": True})
+        assert [target["output_id"] for target in group["targets"]] == [devices[0].device_id]
+        await house.stop(group["talk_id"])
+    finally:
+        for device in devices:
+            await device.stop()
+    await house.assert_nothing_left()
+
+
+# -- busy ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_loudspeaker_has_one_talker_and_higher_rank_takes_it(house: TalkHouse) -> None:
+    device, other = await house.camera(), await house.camera()
+    targets = {"targets": [{"channel_id": device.channel_id}]}
+    try:
+        talk = await house.begin(device)
+        await house.reach(talk["talk_id"], "talking")
+        status, problem = await house.call("POST", "/api/talks", targets)
+        assert (status, problem["cause"]) == (409, "taken")
+        assert "test operator" in problem["detail"]
+        assert "priority 100" in problem["detail"]
+        whole_device = {"targets": [{"channel_id": device.device_id}]}
+        status, problem = await house.call("POST", "/api/talks", whole_device)
+        assert (status, problem["cause"]) == (409, "taken")
+        _, shown = await house.call("GET", f"/api/channels/{device.channel_id}/talk", role=Role.VIEWER)
+        assert shown["holder"]["talk_id"] == talk["talk_id"]
+        both = await house.begin(device, other, wait=True)
+        assert [target["state"] for target in both["targets"]] == ["failed", "talking"]
+        assert both["targets"][0]["cause"] == "taken"
+        await house.stop(both["talk_id"])
+        above = await house.begin(device, role=Role.ADMINISTRATOR)
+        await house.reach(above["talk_id"], "talking")
+        assert (await house.states(talk["talk_id"]))[0]["cause"] == "taken_over"
+        assert [hearing.ended for hearing in device.audio.heard] == ["remote_bye", ""]
+        status, _ = await house.call("DELETE", f"/api/talks/{above['talk_id']}")
+        assert status == 403
+        await house.stop(above["talk_id"], Role.ADMINISTRATOR)
+    finally:
+        await device.stop()
+        await other.stop()
+    await house.assert_nothing_left()
+
+
+async def test_two_at_once_do_not_both_get_it(house: TalkHouse) -> None:
+    device = await house.camera()
+    targets = {"targets": [{"channel_id": device.channel_id}], "wait": True}
+    try:
+        answers = await asyncio.gather(*(house.call("POST", "/api/talks", targets) for _ in range(5)))
+        assert sorted(status for status, _ in answers) == [201, 409, 409, 409, 409]
+        talk = next(answer for status, answer in answers if status == 201)
+        await house.stop(talk["talk_id"])
+    finally:
+        await device.stop()
+    await house.assert_nothing_left()
+
+
+async def test_viewers_may_not_speak(house: TalkHouse) -> None:
+    status, _ = await house.call("POST", "/api/talks", {"targets": [{"channel_id": "1"}]}, role=Role.VIEWER)
+    assert status == 403
+
+
+# -- devices that do not do as they should ---------------------------------------------------------------------
+
+
+@pytest.mark.gb("G256")
+@pytest.mark.parametrize(
+    ("fault", "status", "cause"),
+    [
+        ("silent", 504, "no_answer"),
+        ("no_invite", 504, "no_invite"),
+        ("error", 409, "rejected"),
+        ("aac_only", 504, "no_invite"),
+    ],
+)
+async def test_what_cannot_be_reached_is_told(house: TalkHouse, fault: str, status: int, cause: str) -> None:
+    device = await house.camera(audio=AudioOptions(faults={fault}))
+    if fault == "aac_only":
+        status, cause = 409, "sdp_not_accepted"
+    try:
+        body = {"targets": [{"channel_id": device.channel_id}], "wait": True}
+        answered, problem = await house.call("POST", "/api/talks", body)
+        assert (answered, problem["cause"]) == (status, cause), problem
+        if fault == "aac_only":
+            assert device.audio.refused == [488]
+    finally:
+        await device.stop()
+    await house.assert_nothing_left()
+
+
+@pytest.mark.parametrize("fault", ["no_response", "invite_first"])
+async def test_the_invite_alone_is_enough(house: TalkHouse, fault: str) -> None:
+    device = await house.camera(audio=AudioOptions(faults={fault}))
+    try:
+        talk = await house.begin(device, wait=True)
+        assert talk["targets"][0]["state"] == "talking"
+        await house.stop(talk["talk_id"])
+    finally:
+        await device.stop()
+    await house.assert_nothing_left()
+
+
+async def test_the_device_says_bye(house: TalkHouse) -> None:
+    device = await house.camera(audio=AudioOptions(faults={"bye_soon"}))
+    try:
+        talk = await house.begin(device)
+        await house.reach(talk["talk_id"], "talking")
+        await house.push(talk["talk_id"], SOUND)
+        ended = await house.reach(talk["talk_id"], "ended")
+        assert ended["cause"] == "device_bye"
+        _, shown = await house.call("GET", f"/api/talks/{talk['talk_id']}")
+        await until(lambda: not house.gateway.talks.under_way())
+        _, shown = await house.call("GET", f"/api/talks/{talk['talk_id']}")
+        assert (shown["ended"], shown["end_cause"]) == (True, "all_ended")
+    finally:
+        await device.stop()
+    await house.assert_nothing_left()
+
+
+async def test_the_device_goes_offline(house: TalkHouse) -> None:
+    device = await house.camera(transport="tcp", audio=AudioOptions(media="tcp_active"))
+    try:
+        talk = await house.begin(device)
+        await house.reach(talk["talk_id"], "talking")
+        await device.registration.stop(unregister=True)
+        assert (await house.reach(talk["talk_id"], "ended"))["cause"] == "device_offline"
+    finally:
+        await device.stop(unregister=False)
+    await house.assert_nothing_left()
+
+
+async def test_the_media_connection_breaks(house: TalkHouse) -> None:
+    device = await house.camera(audio=AudioOptions(media="tcp_active"))
+    try:
+        talk = await house.begin(device)
+        await house.reach(talk["talk_id"], "talking")
+        await until(lambda: device.audio.running)
+        device.audio.cut()
+        assert (await house.reach(talk["talk_id"], "ended"))["cause"] == "connection_lost"
+    finally:
+        await device.stop()
+    await house.assert_nothing_left()
+
+
+async def test_an_invite_that_nobody_awaits_is_refused(house: TalkHouse) -> None:
+    device = await house.camera()
+    try:
+        await device.audio.ask("41018300001360000001")
+        assert device.audio.refused == [480]
+        device.audio.options.faults.add("aac_only")
+        await device.audio.ask("41018300001360000001")
+        assert device.audio.refused == [480, 480]
+    finally:
+        await device.stop()
+    await house.assert_nothing_left()
