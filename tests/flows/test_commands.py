@@ -468,6 +468,9 @@ async def test_an_upgrade_is_accepted_registered_anew_and_told(yard: Yard, way: 
     path = f"/api/devices/{device.device_id}/upgrades"
     order = {"firmware": f"9.{way[1]}", "file_url": "http://fetch:secret@192.0.2.9/fw/9.bin?key=1"}
     device.condition.upgrade_takes_s = 1.0
+    await eventually(  # asked by the gateway a moment after the device came
+        lambda: yard.gateway.call("GET", f"/api/devices/{device.device_id}")[1]["manufacturer"], 30
+    )
     registers = device.registration.registers
     with listening(yard.gateway, "upgrade_changed") as events:
         job = await yard.api("POST", path, order, status=201)
