@@ -43,6 +43,7 @@ from gateway.services.commands import DeviceCommands
 from gateway.services.control import Control
 from gateway.services.device_config import DeviceConfiguration
 from gateway.services.device_config_upward import UpperConfiguration
+from gateway.services.device_download import DeviceDownloads
 from gateway.services.device_info import DeviceInfoService
 from gateway.services.device_playback import DevicePlaybacks
 from gateway.services.device_playback_choice import PlaybackChoice
@@ -359,6 +360,15 @@ class Gateway:
         self.device_records = DeviceRecords(
             settings=settings, registry=self.registry, asker=self.dispatch, clock=self.clock
         )
+        self.device_downloads = DeviceDownloads(
+            settings=settings,
+            directory=self.settings.storage.directory / "downloads",
+            sessions=self.sessions,
+            ends=self.history_ends,
+            nodes=self.nodes,
+            bus=self.bus,
+            clock=self.clock,
+        )
         self.playing = PlaybackChoice(self.playbacks, self.device_playbacks)
         self.sessions.connect(playback_ended=self.history_ends.node_ended)
 
@@ -578,6 +588,7 @@ class Gateway:
                 control=self.control,
                 playbacks=self.playing,
                 device_records=self.device_records,
+                device_downloads=self.device_downloads,
                 talks=self.talks,
                 most_sound_bytes=settings.talk.file_bytes,
                 uppers=self.cascade,
@@ -614,6 +625,7 @@ class Gateway:
         self.cascade.relay.audit = self.http.audit.note
         self.upper_playback.audit = self.upper_records.audit = self.http.audit.note
         self.alarm_reset.audit = self.commands.audit = self.http.audit.note
+        self.registrar.audit = self.http.audit.note
         self.recording.connect(audit=self.http.audit.note)
         self.talks.audit = self.upper_broadcasts.audit = self.http.audit.note
         self.metrics.collector.register(RecordingGauges(self.recording, self.nodes.handles))
@@ -757,6 +769,8 @@ class Gateway:
         self._stack.push_async_callback(self.inputs.close)
         await enter_inputs(self.inputs, self.settings.inputs.cameras)
         await self.inputs.start()
+        self._stack.push_async_callback(self.device_downloads.close)
+        await self.device_downloads.start()
         self._stack.push_async_callback(self.recording.close)
         await self.recording.start()
         self._stack.push_async_callback(self.alarm_pictures.close)

@@ -479,6 +479,10 @@ class SocketTransport:
             target.host,
             target.port,
             ssl=context,
+            # bound to one address, we are seen under this one, as by UDP
+            local_addr=(self.host, 0)
+            if is_address(self.host) and not ip_address(self.host).is_unspecified
+            else None,
             server_hostname=(target.server_name or target.host) if context is not None else None,
         )
         return connection

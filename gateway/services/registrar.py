@@ -11,6 +11,7 @@ import logging
 import random
 import re
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 
 from config.settings import HeartbeatSettings, RegistrationSettings
@@ -104,6 +105,8 @@ class Registrar:
             bus=bus,
             clock=self._clock,
         )
+        self.audit: Callable[[str, str, str, str, str], None] | None = None
+        """Writes who was refused for his address into the audit log: who, action, target, result, detail."""
         self._told: TokenBuckets[str] = TokenBuckets(rate=1 / _TOLD_PER_SOURCE_S, burst=1)
         for rule in settings.open_rules:
             logger.warning("registration without password network=%s reason=%s", rule.network, rule.reason)
@@ -147,6 +150,8 @@ class Registrar:
         if self._told.take(flow.host, now):
             logger.warning("registration refused device=%s source=%s cause=%s", device_id[:64], flow, detail)
             self._security("foreign_source", flow, device_id, detail)
+            if self.audit is not None:
+                self.audit(flow.host, "device.register", device_id[:64], "foreign_source", detail)
         return self._refuse(403, "foreign_source")
 
     def _elsewhere(
