@@ -6,13 +6,17 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from simulator.camera import Camera, DeviceOptions, Faults, Pictures, run_devices
+from simulator.lower_platform import LowerPlatform
 from simulator.nvr import Recorder
+from simulator.script import ScriptError, load
+from simulator.script_run import ScriptRun
 from simulator.stream_faults import STREAM_FAULTS
 from simulator.upper_platform import UpperPlatform
 from sip.manscdp import Edition
@@ -78,8 +82,27 @@ def camera(
     codec: Codec = "h264",
     lose: Lose = 0.0,
     fault: Faulty = [],  # noqa: B006  (Typer's way of an option that may be repeated)
+    script: Annotated[
+        Path | None,
+        typer.Option("--script", help="play the device of this file (docs/howto/scripted-devices.md)"),
+    ] = None,
 ) -> None:
-    """One camera with a moving picture, a running clock and sound."""
+    """One camera with a moving picture, a running clock and sound; or any device, by a script."""
+    if script is not None:
+        edition_of(edition)
+        scripted(
+            script,
+            server=address(server),
+            server_id=server_id,
+            domain=domain,
+            password=password or None,
+            device_id=device_id,
+            edition=edition,
+            transport=transport,
+            codec=codec,
+            name=name,
+        )
+        return
     faults = _faults(lose, fault)
     device = Camera(
         device_id,
@@ -97,6 +120,26 @@ def camera(
     )
     console.print(f"camera {device_id} registers at {server} over {transport}", highlight=False)
     until_stopped(lambda stop: run_devices([device], stop))
+
+
+def scripted(path: Path, **values: Any) -> None:
+    """Play a script. Ends with its exit code: 0 well, 1 what it expected did not happen, 2 it cannot be played."""
+    try:
+        run = ScriptRun(
+            load(path), say=lambda line: console.print(line, highlight=False, markup=False), **values
+        )
+    except ScriptError as error:
+        console.print(str(error), style="red", highlight=False, markup=False)
+        raise typer.Exit(2) from None
+    code = 0
+
+    async def play(stop: asyncio.Event) -> None:
+        nonlocal code
+        code = await run.play(stop)
+
+    until_stopped(play)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -149,6 +192,47 @@ def _faults(lose: float, names: list[str]) -> Faults:
 
 def _options() -> DeviceOptions:
     return DeviceOptions(host="0.0.0.0", pictures=Pictures())
+
+
+@app.command("lower-platform")
+def lower_platform(
+    server: Server,
+    device_id: Annotated[str, typer.Option(help="20-digit code, type 200")] = "41018300002000000002",
+    cameras: Annotated[int, typer.Option(min=2, max=400, help="cameras directly under it")] = 4,
+    deep: Annotated[int, typer.Option(min=0, max=300, help="cameras under the platform below it")] = 2,
+    colliding: Annotated[
+        list[str], typer.Option("--colliding", help="a code of others that it uses as well")
+    ] = [],  # noqa: B006
+    password: Password = "",
+    server_id: ServerId = "41018300002000000001",
+    domain: Domain = "",
+    name: Annotated[str, typer.Option(help="name in the catalog")] = "",
+    transport: Transport = "udp",
+    edition: EditionOption = "2022",
+    codec: Codec = "h264",
+    lose: Lose = 0.0,
+    fault: Faulty = [],  # noqa: B006
+) -> None:
+    """A lower platform: divisions, groups, organisations, a platform below it, and cameras that stream."""
+    faults = _faults(lose, fault)
+    device = LowerPlatform(
+        device_id,
+        cameras,
+        deep,
+        server=address(server),
+        server_id=server_id,
+        domain=domain,
+        password=password or None,
+        name=name,
+        colliding=colliding,
+        transport=transport,
+        codec=codec,
+        edition=edition_of(edition),
+        options=_options(),
+        faults=faults,
+    )
+    console.print(f"platform {device_id} registers at {server} over {transport}", highlight=False)
+    until_stopped(lambda stop: run_devices([device], stop))
 
 
 @app.command()
