@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import struct
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,13 +15,15 @@ from live_house import until
 from rtc_talker import Talker
 from talk_house import TalkHouse, noise, talk_house
 
+from gateway.events import TalkChanged
 from gateway.services.access import Role
 from simulator.audio import AudioOptions
 from simulator.camera import Camera
+from simulator.picture import tone
 from sip.manscdp import Edition
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
-SOUND = noise(8000)
+SOUND = noise(4800)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -383,6 +388,194 @@ async def test_an_invite_that_nobody_awaits_is_refused(house: TalkHouse) -> None
         device.audio.options.faults.add("aac_only")
         await device.audio.ask("41018300001360000001")
         assert device.audio.refused == [480, 480]
+    finally:
+        await device.stop()
+    await house.assert_nothing_left()
+
+
+# -- a browser speaks ------------------------------------------------------------------------------------------
+
+
+async def attached(talker: Talker, house: TalkHouse, device: Camera, **more: Any) -> dict[str, Any]:
+    body = {"targets": [{"channel_id": device.channel_id}], "sdp": await talker.offer(), **more}
+    status, talk = await house.call("POST", "/api/talks", body)
+    assert status == 201, talk
+    await talker.accept(talk["sdp"])
+    return dict(talk)
+
+
+@pytest.mark.gb("G255")
+async def test_a_microphone_by_whip_reaches_the_camera_byte_by_byte(house: TalkHouse) -> None:
+    device, talker = await house.camera(), Talker(SOUND * 60)
+    try:
+        path = f"/api/channels/{device.channel_id}/whip"
+        status, (sdp, headers) = await house.call("POST", path, await talker.offer(), kind="application/sdp")
+        assert status == 201
+        await talker.accept(sdp)
+        talk_id = headers["Location"].rsplit("/", 1)[1]
+        await house.reach(talk_id, "talking")
+        await until(lambda: device.audio.heard and len(device.audio.heard[-1].sound) >= 8000, 40)
+        heard = bytes(device.audio.heard[-1].sound[:8000])
+        assert heard in SOUND * 60
+        assert {len(p.payload) for p in device.audio.heard[-1].packets} == {160}
+        status, _ = await house.call("PATCH", f"/api/talks/{talk_id}", {"muted": True})
+        assert status == 200
+        await asyncio.sleep(0.3)
+        before = len(device.audio.heard[-1].packets)
+        await asyncio.sleep(0.5)
+        assert len(device.audio.heard[-1].packets) == before
+        await house.call("PATCH", f"/api/talks/{talk_id}", {"muted": False})
+        await until(lambda: len(device.audio.heard[-1].packets) > before)
+        await talker.close()
+        ended = await house.reach(talk_id, "ended")
+        assert ended["cause"].startswith("talker_")
+    finally:
+        await talker.close()
+        await device.stop()
+    await house.assert_nothing_left()
+
+
+@pytest.mark.gb("G253")
+async def test_both_ways_are_play_and_broadcast(house: TalkHouse) -> None:
+    """The camera has two sessions: it sends picture and sound in one, and fetches ours in the other."""
+    device, talker = await house.camera(), Talker(SOUND * 60, listen=True)
+    try:
+        talk = await attached(talker, house, device, duplex="full")
+        await house.reach(talk["talk_id"], "talking")
+        await until(lambda: device.audio.heard and len(device.audio.heard[-1].sound) >= 1600, 40)
+        await until(lambda: len(talker.heard) >= 8000, 40)
+        assert len(device.calls.running) == len(device.audio.running) == 1
+        assert bytes(device.audio.heard[-1].sound[:1600]) in SOUND * 60
+        loop = b"".join(unit.data for unit in tone(4))
+        assert bytes(talker.heard[2000:4000]) in loop  # as the camera sent it
+        await house.stop(talk["talk_id"])
+        await until(lambda: not device.calls.running, 40)
+    finally:
+        await talker.close()
+        await device.stop()
+    await house.assert_nothing_left()
+
+
+async def test_both_ways_in_one_session_of_talk(house: TalkHouse) -> None:
+    reply = noise(3200, 9)
+    audio = AudioOptions(form="talk", media="tcp_active", microphone=reply)
+    device = await house.camera(edition=Edition.V2016, audio=audio)
+    house.gateway.registry.devices[device.device_id].profile.order(talk_mode="talk")
+    talker = Talker(SOUND * 60, listen=True)
+    try:
+        talk = await attached(talker, house, device, duplex="full")
+        await house.reach(talk["talk_id"], "talking")
+        await until(lambda: len(talker.heard) >= 3200, 40)
+        assert bytes(talker.heard[800:2400]) in reply * 3
+        assert not device.calls.history
+        await until(lambda: len(device.audio.heard[-1].sound) >= 1600, 40)
+        await house.stop(talk["talk_id"])
+    finally:
+        await talker.close()
+        await device.stop()
+    await house.assert_nothing_left()
+
+
+async def test_a_browser_without_g711_gets_406_and_nobody_rings(house: TalkHouse) -> None:
+    device = await house.camera()
+    opus = (
+        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=fingerprint:sha-256 AA:BB\r\n"
+        "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=rtpmap:111 opus/48000/2\r\na=sendonly\r\n"
+    )
+    try:
+        path = f"/api/channels/{device.channel_id}/whip"
+        status, problem = await house.call("POST", path, opus, kind="application/sdp")
+        assert (status, problem["cause"]) == (406, "unsupported")
+    finally:
+        await device.stop()
+    await house.assert_nothing_left()
+
+
+# -- programs speak --------------------------------------------------------------------------------------------
+
+
+def wav(samples: bytes) -> bytes:
+    """A WAV file of G.711A."""
+    head = struct.pack(
+        "<4sI4s4sIHHIIHH", b"RIFF", 36 + len(samples), b"WAVE", b"fmt ", 16, 6, 1, 8000, 8000, 1, 8
+    )
+    return head + struct.pack("<4sI", b"data", len(samples)) + samples
+
+
+async def test_a_file_is_announced_and_ends_the_talk(house: TalkHouse) -> None:
+    device = await house.camera()
+    try:
+        talk = await house.begin(device)
+        await house.push(talk["talk_id"], wav(SOUND), form="file", end=1)
+        await until(lambda: device.audio.heard and device.audio.heard[-1].ended == "remote_bye", 40)
+        assert bytes(device.audio.heard[-1].sound[: len(SOUND)]) == SOUND
+        _, shown = await house.call("GET", f"/api/talks/{talk['talk_id']}")
+        assert (shown["ended"], shown["end_cause"]) == (True, "played")
+        talk = await house.begin(device, wait=True)
+        path = f"/api/talks/{talk['talk_id']}/audio"
+        status, problem = await house.call("POST", path, b"no sound" * 99, kind="application/octet-stream")
+        assert (status, problem["cause"]) == (406, "unsupported")
+        status, _ = await house.call("POST", path, b"", kind="application/octet-stream")
+        assert status == 422
+        await house.stop(talk["talk_id"])
+    finally:
+        await device.stop()
+    await house.assert_nothing_left()
+
+
+async def test_what_is_asked_wrongly_is_refused_by_field(house: TalkHouse) -> None:
+    for body in (
+        {},
+        {"targets": [{"channel_id": "1"}], "group": "division:41"},
+        {"targets": [{"channel_id": "1"}], "duplex": "full"},
+        {"group": "anything"},
+    ):
+        status, problem = await house.call("POST", "/api/talks", body)
+        assert (status, problem["cause"]) == (422, "invalid_input")
+    status, problem = await house.call("POST", "/api/talks", {"group": "division:99"})
+    assert (status, problem["cause"]) == (409, "no_audio_output")
+    status, _ = await house.call("GET", "/api/talks/none")
+    assert status == 404
+
+
+async def test_every_talk_is_audited_and_told(house: TalkHouse) -> None:
+    device, told = await house.camera(), []
+    release = house.gateway.bus.subscribe(TalkChanged, callback=told.append)
+    try:
+        talk = await house.begin(device)
+        await house.reach(talk["talk_id"], "talking")
+        await house.stop(talk["talk_id"])
+        await until(lambda: len(told) == 3)
+        assert [(event.state, event.cause) for event in told] == [
+            ("ringing", ""),
+            ("talking", ""),
+            ("ended", "stopped"),
+        ]
+        status, audit = await house.call("GET", "/api/audit?limit=50", role=Role.ADMINISTRATOR)
+        assert status == 200
+        entries = [(entry["action"], entry["target"], entry["result"]) for entry in audit["items"]]
+        assert ("talk", f"{device.device_id}/{device.channel_id}", "ok") in entries
+        assert any(action == "talk.end" for action, _, _ in entries)
+    finally:
+        release()
+        await device.stop()
+    await house.assert_nothing_left()
+
+
+async def test_a_lost_media_node_ends_the_talk(house: TalkHouse) -> None:
+    """The device gets its BYE, and the next talk works. Last: the node is another one afterwards."""
+    device = await house.camera()
+    try:
+        talk = await house.begin(device)
+        await house.reach(talk["talk_id"], "talking")
+        node = house.gateway.nodes.handles()[0]
+        os.kill(node.pid, signal.SIGKILL)
+        await until(lambda: device.audio.heard[-1].ended == "remote_bye", 40)
+        assert (await house.states(talk["talk_id"]))[0]["cause"] == "node_lost"
+        await until(lambda: house.gateway.nodes.handles(), 60)
+        talk = await house.begin(device)
+        await house.reach(talk["talk_id"], "talking")
+        await house.stop(talk["talk_id"])
     finally:
         await device.stop()
     await house.assert_nothing_left()

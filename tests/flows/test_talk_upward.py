@@ -18,7 +18,7 @@ from sip.errors import ParseError
 from sip.manscdp import Edition
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
-SOUND = noise(8000, 3)
+SOUND = noise(4800, 3)
 UPPER = "41010000002000000001"
 MICROPHONE = "41010000001360000001"
 PASSWORD = "Upper-Platform-Pw-03"
