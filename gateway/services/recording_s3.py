@@ -231,14 +231,15 @@ class Uploader:
         """Upload all that waits, some at a time. False when the storage failed."""
         classes = self._settings.classes or self._classes()
         started = time.time()
+        since = self._since
         if started - self._looked_at_all >= LOOK_AT_ALL_S:
-            self._looked_at_all, self._since = started, 0.0
+            self._looked_at_all, since = started, 0.0
             await self._find_to_drop()
         await self._drop_unused()
         while found := await self._store.to_upload(
             classes,
             disks=[d.disk_id for d in self._guard.disks.values()],
-            since=self._since,
+            since=since,
             limit=self._settings.uploads_at_once,
         ):
             results = await asyncio.gather(*(self._upload(segment) for segment in found))
