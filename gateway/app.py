@@ -36,7 +36,7 @@ from gateway.services.cascade_items import ItemWriter
 from gateway.services.cascade_journal import UpperJournal
 from gateway.services.cascade_playback import UpperPlayback
 from gateway.services.cascade_queries import UpperQueries
-from gateway.services.cascade_records import OwnRecords, UpperRecords
+from gateway.services.cascade_records import InDevices, OwnRecords, UpperRecords
 from gateway.services.catalog import CatalogService
 from gateway.services.census import Census, division_names
 from gateway.services.commands import DeviceCommands
@@ -516,14 +516,19 @@ class Gateway:
         self.upper_commands.upgrader = self.upgrades
         self.upper_commands.link_of = self.cascade.link_of
         self.upgrades.on_result = self.upper_commands.upgrade_over
-        self.upper_playback = UpperPlayback(settings=settings.playback, player=self.playbacks)
+        self.upper_playback = UpperPlayback(
+            settings=settings.playback, player=self.playing, devices=self.device_playbacks
+        )
+        self.device_playbacks.on_over = self.upper_playback.device_over
         self.notes.upper_at = self.cascade.upper_at
         relay.history = self.upper_playback
         self.sessions.connect(
             sender_ended=relay.sender_ended, playback_ended=self.upper_playback.playback_ended
         )
         self.upper_records = UpperRecords(
-            [OwnRecords(self.playbacks.library, self.clock)], address_of=self._address_of
+            [OwnRecords(self.playbacks.library, self.clock)],
+            address_of=self._address_of,
+            devices=InDevices(self.device_records, self.registry),
         )
         self.cascade.records_of = self.upper_records
         self.cascade.media_server = self.media_server

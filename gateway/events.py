@@ -291,6 +291,19 @@ class TalkChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceDownloadChanged(Event):
+    """A download of a recording from a device went on (9.9). ``state``: waiting | running | done | partial | failed |
+    cancelled; ``cause`` tells how it ended."""
+
+    job_id: str
+    device_id: str
+    channel_id: str
+    owner: str
+    state: str
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SecurityEvent(Event):
     """Somebody was refused or looks wrong.
 

@@ -34,6 +34,8 @@ from media.specs import (
     TalkOffer,
     TalkQueued,
     TalkSpec,
+    TransferInfo,
+    TransferSpec,
     WantedAnswer,
     WebRtcAnswer,
     WebRtcOffer,
@@ -102,6 +104,18 @@ class MediaClient:
         """Plan a download of recordings. ``busy`` when too many are under way, ``not_found`` for an empty range."""
         body = await self._call("POST", "/downloads", spec, timeout_s=SLOW_TIMEOUT_S)
         return DownloadInfo.model_validate_json(body)
+
+    async def open_transfer(self, spec: TransferSpec) -> None:
+        """Take what a device sends of a recording into a file."""
+        await self._call("POST", "/transfers", spec)
+
+    async def transfer(self, transfer_id: str) -> TransferInfo:
+        return TransferInfo.model_validate_json(await self._call("GET", f"/transfers/{transfer_id}"))
+
+    async def close_transfer(self, transfer_id: str) -> TransferInfo:
+        """End it; what is in its files."""
+        body = await self._call("DELETE", f"/transfers/{transfer_id}", timeout_s=SLOW_TIMEOUT_S)
+        return TransferInfo.model_validate_json(body)
 
     async def stream(self, stream_id: str) -> StreamStats:
         return StreamStats.model_validate_json(await self._call("GET", f"/streams/{stream_id}"))

@@ -31,7 +31,7 @@ from media.errors import MediaError
 from media.event_queue import EventHub
 from media.ports import SHARED_RECEIVE_BUFFER, NoPort, PortPool, media_socket
 from media.pump import TICK_S, make_pump, probe_gso
-from media.readers import download, live, recorder, snapshot, webrtc
+from media.readers import download, live, recorder, snapshot, transfer, webrtc
 from media.readers.relay import Relay
 from media.readers.rtsp.server import RtspServer
 from media.sources import inputs
@@ -113,6 +113,7 @@ class Node:
         self.ports.on_ghost = self._ghost
         self.downloads = download.Downloads(config, self.emit)
         self.recordings = recorder.Recordings(self, queue_bytes=config.recording_queue_bytes)
+        self.transfers = transfer.Transfers(self)
         self.viewer_port = 0
         self.rtsp = RtspServer(self, clock=clock)
         self._clock = clock
@@ -189,6 +190,7 @@ class Node:
         if self._watching is not None:
             self._watching.cancel()
         await self.recordings.close()
+        await self.transfers.close()
         await self.downloads.close()
         self.events.close()
         await self.rtsp.close()
@@ -216,6 +218,7 @@ class Node:
         self._snapshots = snapshot.add_control_routes(app, self)
         recorder.add_control_routes(app, self.recordings)
         download.add_control_routes(app, self.downloads)
+        transfer.add_control_routes(app, self.transfers)
         self.rtsp.add_control_routes(app)
         runner = await self._runner(app)
         kind, _, address = self.config.control.partition(":")
@@ -371,6 +374,10 @@ class Node:
     def stream(self, stream_id: str) -> Stream:
         """The open stream of that id. MediaError: not_found."""
         return self._entry(stream_id).source.stream
+
+    def source(self, stream_id: str) -> Source:
+        """What makes the stream of that id. MediaError: not_found."""
+        return self._entry(stream_id).source
 
     def _entry(self, stream_id: str) -> _Entry:
         entry = self._entries.get(stream_id)

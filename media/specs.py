@@ -191,8 +191,37 @@ class DownloadSpec(Record):
     parts: tuple[ClipPart, ...]
     start: float
     end: float
-    format: Literal["mp4", "ps"] = "mp4"
+    format: Literal["mp4", "ps", "raw"] = "mp4"
+    """raw: the first part's file as it is."""
     file_name: Annotated[str, Field(pattern=r"^[0-9A-Za-z_.-]{1,128}$")]
+
+
+class TransferSpec(Record):
+    """Ask a node to take a recording that a device sends into ``directory``: mp4, or ps (the bytes as they come).
+
+    ``start`` (unix seconds) is the time of the first picture; nothing behind ``length_s`` is kept.
+    """
+
+    transfer_id: StreamId
+    stream_id: StreamId
+    directory: str
+    start: float
+    length_s: Annotated[float, Field(gt=0)]
+    format: Literal["mp4", "ps"] = "mp4"
+
+
+class TransferInfo(Record):
+    """How far a transfer is: seconds of the recording, bytes on the disk. ``parts`` and ``duration_s`` when ``closed``:
+    what is in the files, read back. ``fault``: why it cannot go on."""
+
+    transfer_id: StreamId
+    pictures: int = 0
+    media_s: float = 0.0
+    bytes: int = 0
+    duration_s: float = 0.0
+    parts: tuple[ClipPart, ...] = ()
+    fault: str = ""
+    closed: bool = False
 
 
 class DownloadInfo(Record):

@@ -118,7 +118,7 @@ class RecordPlayer:
         """To the next place with a recording; False when there is none."""
         moments = (datetime.fromtimestamp(moment, UTC) for moment in (self.at, self.end))
         found = self._book.between(self._channel_id, *moments)
-        if not found or self.at >= self.end:
+        if not found or self.at >= min(self.end, found[-1].end.timestamp()) - 0.001:
             return False
         begin = found[0].start.timestamp()
         if begin > self.at:

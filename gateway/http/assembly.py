@@ -21,6 +21,7 @@ from gateway.http.console import Console, DocumentResource
 from gateway.http.device_config import DeviceConfigResource
 from gateway.http.device_queries import DeviceQueryResource
 from gateway.http.device_recordings import DeviceRecordingResource
+from gateway.http.device_recordings_download import DeviceDownloadResource
 from gateway.http.device_snapshots import DeviceSnapshotResource
 from gateway.http.device_snapshots_upload import SnapshotUploadResource
 from gateway.http.devices import CatalogAsker, DeviceResource
@@ -56,6 +57,7 @@ from gateway.services.audit import Audit, AuditStore
 from gateway.services.census import Census
 from gateway.services.commands import DeviceCommands
 from gateway.services.device_config import DeviceConfiguration
+from gateway.services.device_download import DeviceDownloads
 from gateway.services.device_records import DeviceRecords
 from gateway.services.device_snapshots import DeviceSnapshots
 from gateway.services.note_check import NoteCheck
@@ -101,6 +103,7 @@ class Parts:
     control: CameraControl
     playbacks: Playing
     device_records: DeviceRecords
+    device_downloads: DeviceDownloads
     talks: Speaking
     most_sound_bytes: int
     uppers: Uppers
@@ -202,6 +205,7 @@ class Http:
             InputResource(registry=registry, inputs=parts.inputs, onvif=parts.onvif),
             PlaybackResource(registry=registry, playing=parts.playbacks, outputs=parts.sessions),
             DeviceRecordingResource(registry=registry, records=parts.device_records),
+            DeviceDownloadResource(registry=registry, downloads=parts.device_downloads),
             SessionResource(registry=registry, sessions=parts.sessions),
             TalkResource(registry=registry, talks=parts.talks, most_bytes=parts.most_sound_bytes),
             RecordingResource(registry=registry, recording=parts.recording),

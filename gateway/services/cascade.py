@@ -539,7 +539,8 @@ class Cascade:
             return refused
         who = upper_user(upper.link, incoming.request.headers.get("Monitor-User-Identity") or "")
         tree = await upper.tree_with([query.device_id])
-        answer = functools.partial(records.answer, upper.link, upper.answers, tree, query, who, refused)
+        to = incoming.request.to.uri.user
+        answer = functools.partial(records.answer, upper.link, upper.answers, tree, query, who, refused, to)
         upper.answers.spawn(query, answer)
         return None
 

@@ -328,7 +328,8 @@ class InviteRelay:
         filesize: int | None = None
         if wish.history is not None and self.history is not None:
             session, size = await self.history.open(wish.entry.ways, wish.history, relay, link, undo)
-            filesize = size if wish.history.kind is SessionKind.DOWNLOAD else None
+            # 0: the device did not say; nothing is better than a wrong number (G239)
+            filesize = (size or None) if wish.history.kind is SessionKind.DOWNLOAD else None
         else:
             session = await self._picture(relay, wish, undo, began)
         self._attach(relay, session, undo)

@@ -1,4 +1,5 @@
-"""Uppers play and download our recordings: what they ask for, INFO with MANSRTSP, and the word that all was sent.
+"""Uppers play and download recordings, ours and those in devices: what they ask for, their orders, the word that
+all was sent.
 
 The INVITE itself takes the way of every relay (services/cascade_invite.py); a history session is never shared, so two
 uppers move independently in one clip (report F.4).
@@ -17,7 +18,8 @@ from config.settings import PlaybackSettings
 from gateway.model import SessionKind
 from gateway.services.cascade_ids import Key
 from gateway.services.cascade_link import UpperLink
-from gateway.services.errors import PlayCause, PlayFailed
+from gateway.services.device_playback import DevicePlayback, DevicePlaybacks
+from gateway.services.errors import ControlCause, ControlFailed, PlayCause, PlayFailed
 from gateway.services.playback import SPEEDS, Playback, Wish
 from gateway.services.session_record import LiveSession
 from media.errors import MediaError
@@ -38,6 +40,7 @@ log = logging.getLogger(__name__)
 NTP_OFFSET_S = 2_208_988_800
 """Some uppers write the seconds of RFC 4566 (from 1900) although the standard wants UNIX seconds."""
 _NTP_FROM = 3_000_000_000
+_CONTROL_STATUS = {ControlCause.NO_ANSWER: 408, ControlCause.NOT_FOUND: 481, ControlCause.DEVICE_OFFLINE: 480}
 KINDS = {"playback": SessionKind.PLAYBACK, "download": SessionKind.DOWNLOAD}
 
 
@@ -89,9 +92,12 @@ class _Playing:
 class UpperPlayback:
     """All history sessions of all uppers."""
 
-    def __init__(self, *, settings: PlaybackSettings, player: Player) -> None:
+    def __init__(
+        self, *, settings: PlaybackSettings, player: Player, devices: DevicePlaybacks | None = None
+    ) -> None:
         self._settings = settings
         self._player = player
+        self._devices = devices
         self._playing: dict[str, _Playing] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.audit: Callable[[str, str, str, str, str], None] | None = None
@@ -102,8 +108,9 @@ class UpperPlayback:
     ) -> tuple[LiveSession, int]:
         """Begin to play for one relay: the session, and the bytes to be expected. Raises PlayFailed.
 
-        ``ways`` are the channels behind the upper's code: the first with something recorded is played. A download is
-        sent faster with the times of the recording; a playback keeps to its clock.
+        ``ways`` are the channels behind the upper's code: the first with something recorded is played, by us where our
+        recordings cover the range, else by the device. A download is sent faster with the times of the recording; a
+        playback keeps to its clock.
         """
         who = f"platform:{relay.platform_id}"
         try:
@@ -160,11 +167,30 @@ class UpperPlayback:
             return Reply(400)
         async with playing.order:
             try:
+                if isinstance(playing.playback, DevicePlayback):
+                    return await self._relay(playing, playing.playback, control, incoming.request.body)
                 return await self._obey(playing, control)
+            except ControlFailed as failure:
+                return Reply(_CONTROL_STATUS.get(failure.cause, 480))
             except PlayFailed as failure:
                 return Reply(failure.sip_status)
             except MediaError as error:
                 return Reply(481 if error.code == "not_found" else 503)
+
+    async def _relay(
+        self, playing: _Playing, playback: DevicePlayback, control: PlayControl, body: bytes
+    ) -> Reply:
+        """On to the device as it is, and its answer back with its body (F.4, G247)."""
+        assert self._devices is not None  # noqa: S101
+        self._no_farewell(playing)
+        response = await self._devices.relay(playback, control, body)
+        log.info(
+            "order passed on platform_id=%s call_id=%s method=%s status=%d",
+            *(playing.relay.platform_id, playing.relay.call_id, control.method, response.status),
+        )
+        if control.method == "TEARDOWN":
+            self._spawn_farewell(playing, tell=False)
+        return Reply(response.status, (), response.body, mansrtsp.CONTENT_TYPE if response.body else "")
 
     async def _obey(self, playing: _Playing, control: PlayControl) -> Reply:
         """200 with where it stands now (2022 B.2: the Range of the answer tells the first packet's place)."""
@@ -187,12 +213,21 @@ class UpperPlayback:
     # -- the end ---------------------------------------------------------------------------------------------
 
     def playback_ended(self, session: LiveSession, event: PlaybackEnded) -> None:
-        """A media node sent the last of a recording."""
-        playing = self._playing.get(session.session_id)
+        """A media node sent the last of a recording of ours. A device says so itself (:meth:`device_over`)."""
+        playing = self._playing.get(session.session_id) if session.history is None else None
         if playing is not None:
             log.info(
                 "playback sent platform_id=%s call_id=%s position_s=%.2f",
                 *(playing.relay.platform_id, playing.relay.call_id, event.position_s),
+            )
+            self._spawn_farewell(playing, tell=True)
+
+    def device_over(self, session: LiveSession) -> None:
+        """A device has sent all of a recording: 121 goes up in the upper's dialog (G246)."""
+        playing = self._playing.get(session.session_id)
+        if playing is not None:
+            log.info(
+                "recording over platform_id=%s call_id=%s", playing.relay.platform_id, playing.relay.call_id
             )
             self._spawn_farewell(playing, tell=True)
 

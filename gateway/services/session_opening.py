@@ -114,6 +114,8 @@ class Opener:
             try:
                 strict = device.profile.ssrc == "strict"
                 node, port, picture = await self._receiver(session, rung.transport, ssrc, undo, strict=strict)
+                if session.on_receiver is not None:
+                    await session.on_receiver(node)
                 offer = build_offer(
                     own_id=self._server_id,
                     address=address,

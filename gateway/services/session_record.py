@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -79,6 +79,8 @@ class LiveSession:
     """A recording in the device; None: live pictures, or no device's."""
     filesize: int | None = None
     """Bytes that the device announced for a download."""
+    on_receiver: Callable[[NodeHandle], Awaitable[None]] | None = None
+    """Called when the receiver is open, before the device is asked to send into it."""
     on_request: RequestCallback | None = None
     """Answers INFO and MESSAGE that the device sends inside the dialog."""
     idle_grace_s: float | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ KEPT_S = 300.0
 """An order that nobody fetches is forgotten after this time."""
 STALLED_S = 60.0
 """A client that takes no byte for this long is given up."""
-TYPES = {"mp4": "video/mp4", "ps": "video/mp2p"}
+TYPES = {"mp4": "video/mp4", "ps": "video/mp2p", "raw": "video/mp2p"}
 
 
 @dataclass(slots=True, eq=False)
@@ -143,6 +144,10 @@ def _planned(spec: DownloadSpec) -> Mp4File | None:
     """In the thread."""
     if spec.format == "mp4":
         return Mp4File(spec.parts, spec.start, spec.end)
+    if spec.format == "raw":
+        if not spec.parts or not os.path.getsize(spec.parts[0].path):
+            raise NothingRecorded
+        return None
     clip = Clip(spec.parts, spec.start, spec.end)
     with contextlib.closing(clip):
         if next(clip.forward(spec.start), None) is None:
@@ -157,6 +162,11 @@ def _blocks(order: _Order) -> Iterator[bytes]:
         yield from order.file.blocks()
         return
     spec = order.spec
+    if spec.format == "raw":
+        with open(spec.parts[0].path, "rb") as raw:
+            while block := raw.read(BLOCK_BYTES):
+                yield block
+        return
     clip = Clip(spec.parts, spec.start, spec.end)
     with contextlib.closing(clip):
         yield from _program_stream(clip, spec.start)

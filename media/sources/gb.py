@@ -113,6 +113,8 @@ class GbSource:
         """Told once when a recording has been played to its end, as far as can be seen from the media."""
         self._played = False
         self._jumps = 0
+        self.taps: list[Callable[[Run], None]] = []
+        """Get each run of packets as it came, in order."""
         self._reports = ReceptionReports()
         self._reporter: Address | None = None
         self.ingest = Ingest(
@@ -300,6 +302,8 @@ class GbSource:
             self.cache.reopen()
         if self.cache.keeping:
             self.cache.add(run.own())  # once for the cache and all relays that hold it
+        for tap in self.taps:
+            tap(run)
         if not self.resting:
             self.content.take(run)
         elif keys:

@@ -51,6 +51,7 @@ from gateway.model import (
 from gateway.registry import Registry
 from gateway.services.access import Role
 from gateway.services.census import Census
+from gateway.services.device_download import DeviceDownloads
 from gateway.services.device_records import DeviceRecords
 from gateway.services.errors import ControlFailed, PlayCause, PlayFailed
 from gateway.services.liveness import Liveness
@@ -426,6 +427,15 @@ class House:
                 **notice_parts(OfEngine(self.engine), self.registry, self.bus, folder, self.clock),
                 **device_parts(OfEngine(self.engine), self.registry, self.bus, folder, self.clock),
                 playbacks=FakePlaybacks(),
+                device_downloads=DeviceDownloads(
+                    settings=DeviceRecordingSettings(),
+                    directory=folder / "downloads",
+                    sessions=None,  # type: ignore[arg-type]
+                    ends=None,  # type: ignore[arg-type]
+                    nodes=None,  # type: ignore[arg-type]
+                    bus=self.bus,
+                    clock=self.clock,
+                ),
                 device_records=DeviceRecords(
                     settings=DeviceRecordingSettings(),
                     registry=self.registry,
