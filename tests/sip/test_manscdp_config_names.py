@@ -38,6 +38,20 @@ def test_two_types_under_foreign_names_do_not_mix() -> None:
     assert body.answered == {"OSDConfig", "AlarmReport"}
 
 
+@pytest.mark.quirk(26)
+def test_a_list_under_a_foreign_name_is_known_by_its_items() -> None:
+    item = "<Item><StreamNumber>1</StreamNumber><VideoFormat>2</VideoFormat><Resolution>4</Resolution></Item>"
+    body = read(f"<VideoParamList Num='2'>{item}{item}</VideoParamList><Other><Item><A>1</A></Item></Other>")
+    assert [one.resolution for one in body.video_params] == ["4", "4"]
+    assert body.answered == {"VideoParamAttribute"}
+    assert "Other" in body.extras
+
+
+def test_zeros_and_empty_lists_are_answers() -> None:
+    body = read("<FrameMirror>0</FrameMirror><VideoParamAttribute Num='0'></VideoParamAttribute>")
+    assert body.answered == {"FrameMirror", "VideoParamAttribute"}
+
+
 def test_strangers_stay_extras() -> None:
     body = read("<Vendor><Name>x</Name><Colour>red</Colour><Shape>round</Shape></Vendor>")
     assert body.answered == frozenset()
