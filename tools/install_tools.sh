@@ -9,9 +9,12 @@ if command -v npm >/dev/null 2>&1 && ! { [ -d "$players/node_modules/hls.js" ] &
   npm install --prefix "$players" --no-audit --no-fund --silent hls.js@1.7 mpegts.js@1.8 >/dev/null 2>&1 ||
     echo "could not fetch them; the tests of FLV, MPEG-TS and HLS in the browser will be left out"
 fi
-packages="chromium ffmpeg sip-tester tshark prometheus fonts-noto-cjk iproute2"
+# GStreamer: 21 MB to fetch, 62 MB on the disk
+gstreamer="gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav"
+packages="chromium ffmpeg sip-tester tshark prometheus fonts-noto-cjk iproute2 $gstreamer"
 missing=""
-for pair in chromium:chromium ffprobe:ffmpeg sipp:sip-tester tshark:tshark promtool:prometheus ip:iproute2; do
+for pair in chromium:chromium ffprobe:ffmpeg sipp:sip-tester tshark:tshark promtool:prometheus ip:iproute2 \
+  gst-launch-1.0:gstreamer1.0-tools; do
   command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
 [ -n "$missing" ] || exit 0
