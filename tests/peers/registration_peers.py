@@ -29,6 +29,7 @@ def camera(
     *,
     password: str | None = PASSWORD,
     heartbeat_s: float = 0.5,
+    answer_timeout_s: float = 3.0,
     **options: Any,
 ) -> Camera:
     """A camera that beats and tries again quickly; ``options`` are those of DeviceOptions."""
@@ -40,7 +41,10 @@ def camera(
         password=password,
         options=DeviceOptions(
             register=RegisterSettings(
-                heartbeat_s=heartbeat_s, heartbeat_count=2, retry_s=(0.3, 0.6), answer_timeout_s=3.0
+                heartbeat_s=heartbeat_s,
+                heartbeat_count=2,
+                retry_s=(0.3, 0.6),
+                answer_timeout_s=answer_timeout_s,
             ),
             **options,
         ),
