@@ -19,6 +19,7 @@ ERROR_TEXTS = {
     403: "The role is too low, or another site's page sent the request.",
     404: "No such thing.",
     406: "The picture cannot be sent in this form.",
+    408: "It took too long to arrive.",
     409: "It cannot be done in the present state; `cause` says why.",
     413: "The body is too big.",
     415: "The body has another media type than the route takes.",
