@@ -46,7 +46,7 @@ class DeviceUpgrade(Element):
     session_id: Annotated[str, Xml("SessionID", always=True)] = ""
 
 
-_COMMANDS = {
+COMMANDS = {
     "ptz_cmd": "PTZCmd",
     "teleboot": "TeleBoot",
     "record_cmd": "RecordCmd",
@@ -62,6 +62,8 @@ _COMMANDS = {
     "target_track": "TargetTrack",
 }
 """The fields of DeviceControl that are commands, with their elements."""
+ANSWERED = ("record_cmd", "guard_cmd", "alarm_cmd", "home_position", "device_upgrade")
+"""Commands that a Response follows (9.3.1 e)."""
 ONLY_2022 = frozenset({"PTZPreciseCtrl", "DeviceUpgrade", "FormatSDCard", "TargetTrack"})
 
 
@@ -106,7 +108,7 @@ class DeviceControl(
     @property
     def command(self) -> str:
         """Name of the element that holds the command, "DeviceControl" when there is none."""
-        for name, element in _COMMANDS.items():
+        for name, element in COMMANDS.items():
             value = getattr(self, name)
             if value is not None and value is not False and value != "":  # card 0 means all cards
                 return element
@@ -119,8 +121,12 @@ class DeviceControl(
     @property
     def wants_response(self) -> bool:
         """True for the commands that a Response follows (9.3.1 e); the others end with the 200 (9.3.1 d)."""
-        answered = (self.record_cmd, self.guard_cmd, self.alarm_cmd, self.home_position, self.device_upgrade)
-        return any(answered)
+        return any(getattr(self, name) for name in ANSWERED)
+
+    @classmethod
+    def answered(cls, name: str) -> bool:
+        """Whether the command in the field ``name`` has a Response."""
+        return name in ANSWERED
 
 
 class DeviceControlResponse(
