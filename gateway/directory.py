@@ -77,6 +77,10 @@ class Directory:
             case _K.VIRTUAL_ORGANISATION:
                 inside = [p for p in channel.parent_ids if self._kind(p) in _GROUPS]
                 return inside or [channel.business_group_id]
+            case _K.SYSTEM:
+                return self._owners(
+                    channel
+                )  # a platform below is found as such, not among the cameras of a town
             case _:
                 return [*self._owners(channel), self._division_of(channel)]
 
