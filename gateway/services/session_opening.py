@@ -53,6 +53,8 @@ class Inviter(Protocol):
 class Learner(Protocol):
     """The registry, as far as it keeps what devices turned out to need."""
 
+    devices: dict[str, Device]
+
     def learn(self, device: Device, **settings: Any) -> bool: ...
 
     def observe(self, device: Device, name: str, detail: str = "") -> None: ...
@@ -362,8 +364,13 @@ class Opener:
         lost = dialog.ended.done() and dialog.ended.result() == "transport"  # no BYE got through
         if await dialog.bye() is False or lost:
             self._journal.haunted(*session.key[:2], session.info.ssrc or 0, record)
+            self._bye_lost(session.key[0])
         else:
             self._journal.remove(dialog.call_id)
+
+    def _bye_lost(self, device_id: str) -> None:
+        if self.learner is not None and (device := self.learner.devices.get(device_id)) is not None:
+            self.observe(device, "bye_unanswered")
 
     async def close_receiver(self, node: NodeHandle, stream_id: str) -> None:
         if not node.alive:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 
 import pytest
 from live_house import LiveHouse, until
-from raw_device import RawDevice, header
-from scripted_camera import picture_units, plain_answer
+from raw_device import RawDevice, header, send_pictures
+from scripted_camera import plain_answer
 
 from gateway.model import SessionState
 from gateway.services.errors import PlayCause, PlayFailed
 from gateway.services.nodes import Nodes
-from media.ps_mux import PsMuxer
-from media.rtp import RtpPacketizer
-from media.unit import Codec
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(90)]
 
@@ -66,7 +61,7 @@ async def test_100_and_then_nothing_means_the_sdp_was_not_accepted(nodes: Nodes)
         assert record.online
         assert "\r\ny=" in invite
 
-        record.profile.sdp_form = "plain"  # an operator's answer to this diagnosis
+        record.profile.order(sdp_form="plain")  # an operator's answer to this diagnosis
         play = asyncio.create_task(house.sessions.play(CAMERA, CAMERA))
         invite = await device.receive("INVITE")
         assert "\r\ny=" not in invite
@@ -108,19 +103,6 @@ async def test_200_without_body_and_tag_is_enough_for_tcp_passive(nodes: Nodes) 
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
         await house.assert_nothing_left()
-
-
-async def send_pictures(port: int, ssrc: int) -> None:
-    """PS over TCP to the gateway's port, 25 pictures a second."""
-    loop = asyncio.get_running_loop()
-    packetizer, muxer = RtpPacketizer(ssrc, 96), PsMuxer(Codec.H264)
-    with socket.socket() as stream:
-        stream.setblocking(False)
-        await loop.sock_connect(stream, ("127.0.0.1", port))
-        for unit in picture_units():
-            for packet in packetizer.packets(muxer.mux(unit), unit.pts):
-                await loop.sock_sendall(stream, struct.pack("!H", len(packet)) + packet)
-            await asyncio.sleep(0.04)
 
 
 @pytest.mark.quirk(33)

@@ -71,6 +71,7 @@ class FakeDialog:
         self.remote_sdp = answer
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.byes = 0
+        self.accepted: Any = None
 
     async def bye(self) -> None:
         self.byes += 1
@@ -114,7 +115,14 @@ class FakeEndpoint:
         return FakeDialog(answer_sdp(offer))
 
     async def invite(
-        self, target: Target, *, to: str, offer: bytes, subject: str = "", timeout_s: float
+        self,
+        target: Target,
+        *,
+        to: str,
+        offer: bytes,
+        subject: str = "",
+        headers: Any = (),
+        timeout_s: float,
     ) -> Any:
         self.targets.append(target)
         self.offers.append(offer)

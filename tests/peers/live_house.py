@@ -21,7 +21,7 @@ from gateway.services.session_journal import DialogJournal
 from gateway.services.session_opening import Opener
 from gateway.services.session_record import LiveSession
 from gateway.services.sessions import Sessions
-from sip.endpoint import Endpoint, Identity, Incoming, Reply
+from sip.endpoint import Endpoint, Identity, Incoming, Reply, Timers
 from sip.flow import Flow
 from sip.ids import SsrcPool
 
@@ -86,7 +86,13 @@ class LiveHouse:
     """Give it running nodes; ``add`` devices; ``sessions`` plays them."""
 
     def __init__(
-        self, nodes: Nodes, *, rest_s: float = 60.0, journal: MemoryJournal | None = None, **media: Any
+        self,
+        nodes: Nodes,
+        *,
+        rest_s: float = 60.0,
+        journal: MemoryJournal | None = None,
+        timers: Timers | None = None,
+        **media: Any,
     ) -> None:
         self.nodes = nodes
         self.handler: Callable[[Incoming], Any] | None = None
@@ -106,6 +112,7 @@ class LiveHouse:
             handler=self._handle,
             advertise=own.configured,
             observer=self.trace,
+            timers=timers,
         )
         own.route = self.endpoint.local_address
         settings = media_settings(**media)

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 
+from scripted_camera import picture_units
+
+from media.ps_mux import PsMuxer
+from media.rtp import RtpPacketizer
+from media.unit import Codec
 from sip.flow import Flow
 
 
@@ -82,3 +89,16 @@ def header(message: str, name: str) -> str:
         if key.strip().lower() == name.lower():
             return value.strip()
     return ""
+
+
+async def send_pictures(port: int, ssrc: int) -> None:
+    """PS over TCP to the gateway's port, 25 pictures a second."""
+    loop = asyncio.get_running_loop()
+    packetizer, muxer = RtpPacketizer(ssrc, 96), PsMuxer(Codec.H264)
+    with socket.socket() as stream:
+        stream.setblocking(False)
+        await loop.sock_connect(stream, ("127.0.0.1", port))
+        for unit in picture_units():
+            for packet in packetizer.packets(muxer.mux(unit), unit.pts):
+                await loop.sock_sendall(stream, struct.pack("!H", len(packet)) + packet)
+            await asyncio.sleep(0.04)
