@@ -54,3 +54,10 @@ class PacketCache:
     def runs(self) -> list[Run]:
         """The packets from the key frame on; empty when no key frame is kept."""
         return list(self._runs) if self.has_key else []
+
+    def since(self, index: int) -> list[Run]:
+        """The packets from ``index`` on; empty where that one is not kept."""
+        runs = [run for run in self._runs if run.end_index > index]
+        if not runs or runs[0].index > index:
+            return []
+        return [runs[0].part(index - runs[0].index, len(runs[0])), *runs[1:]]

@@ -372,8 +372,10 @@ class GbSource:
             self._pump.every_tick(self, self.ingest.tick)
 
     def cached_runs(self) -> list[Run]:
+        """What a new relay begins with: from the last key frame on, also when that is still coming in."""
         self._steady.leave()
-        return self.cache.runs()
+        begun, _ = self._watch.standing
+        return self.cache.runs() or (self.cache.since(begun) if begun >= 0 else [])
 
     def add_relay(self, relay: Relay) -> None:
         self._steady.leave()

@@ -254,6 +254,25 @@ async def test_a_camera_that_restarts_leaves_the_relay_continuous(
     assert 90_000 < after[0].timestamp - before[-1].timestamp < 10 * 90_000
 
 
+async def test_a_relay_that_comes_in_the_middle_of_the_first_key_frame_gets_all_of_it(
+    running_node, links, sender_of, h264_units
+) -> None:
+    source = await camera(running_node, links, UDP)
+    frames = list(sender_of(h264_units).frames())
+    sent = [packet for packets in frames[:10] for packet in packets]
+    half = len(frames[0]) // 2
+    assert half
+    await source.send(sent[:half])
+    gb = running_node.node._entries["s"].source
+    async with asyncio.timeout(10):
+        while gb.ingest.packets < half:
+            await asyncio.sleep(0.01)
+    sink = await upper(running_node, links, UDP)
+    await asyncio.sleep(0.05)
+    await source.send(sent[half:])
+    verify(await sink.receive(len(sent)), sent)
+
+
 async def test_an_unwatched_stream_is_relayed_without_demuxing_until_somebody_looks(
     running_node, links, sender_of, h264_units
 ) -> None:
