@@ -191,6 +191,11 @@ class DeviceSnapshots:
         running = self._running.get(job_id)
         return len(running.names) if running is not None else None
 
+    @property
+    def running(self) -> int:
+        """Orders that run now."""
+        return len(self._running)
+
     # -- uploads ---------------------------------------------------------------------------------------------
 
     def _url(self, base: str, job: SnapshotJob) -> str:
