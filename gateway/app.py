@@ -16,9 +16,13 @@ from gateway.http.assembly import Http, Parts
 from gateway.http.health import SystemFacts
 from gateway.metrics import Metrics
 from gateway.metrics_alarms import AlarmGauges
+from gateway.metrics_devices import DeviceGauges
+from gateway.metrics_device_recordings import DeviceRecordingGauges
+from gateway.metrics_profiles import ProfileGauges
 from gateway.metrics_recording import RecordingGauges
 from gateway.metrics_signalling import SignallingGauges
 from gateway.metrics_state import Sources
+from gateway.metrics_talk import TalkGauges
 from gateway.networks import AddressFault, OwnAddress, address_of
 from gateway.peers import Peers
 from gateway.registry import Registry
@@ -287,7 +291,7 @@ class Gateway:
         self.ssrc_pool = SsrcPool(
             sip.domain if sip.domain[:8].isdecimal() else sip.server_id, rest_s=settings.ssrc_rest_s
         )
-        dialogs = DialogJournal(
+        self.dialogs = dialogs = DialogJournal(
             journal=self.journal, endpoint=self.endpoint, ssrc_pool=self.ssrc_pool, clock=self.clock
         )
         opener = Opener(
@@ -633,7 +637,19 @@ class Gateway:
         self.registrar.audit = self.http.audit.note
         self.recording.connect(audit=self.http.audit.note)
         self.talks.audit = self.upper_broadcasts.audit = self.http.audit.note
+        self.metrics.collector.register(DeviceGauges(self.snapshots, self.video_uploads))
         self.metrics.collector.register(RecordingGauges(self.recording, self.nodes.handles))
+        self.metrics.collector.register(
+            DeviceRecordingGauges(
+                self.device_records, self.device_playbacks, self.history_ends, self.device_downloads
+            )
+        )
+        self.metrics.collector.register(
+            ProfileGauges(
+                self.registry, self.dialogs.ghosts, self.wire, lambda: self.sessions.room.made
+            )
+        )
+        self.metrics.collector.register(TalkGauges(self.talks, self.nodes.handles))
         self.metrics.collector.register(
             SignallingGauges(self.registrar, self.notes, self.tls_files, lambda: self.metrics.tls_refusals)
         )

@@ -23,6 +23,7 @@ TAGS = {
     "devices": "Cameras, recorders and lower platforms, with what each needs.",
     "channels": "What the devices' catalogs name, and why each counts as online or not.",
     "live": "Live pictures: WebRTC, fragmented MP4, snapshots.",
+    "talk": "Speak to devices: from a browser, from a program, to one or to many.",
     "playback": "Our own recordings: play, move, download.",
     "inputs": "Cameras and files that do not speak GB/T 28181.",
     "recordings": "What is recorded, when and for how long; timeline, events, evidence.",

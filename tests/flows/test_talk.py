@@ -544,6 +544,8 @@ async def test_every_talk_is_audited_and_told(house: TalkHouse) -> None:
     try:
         talk = await house.begin(device)
         await house.reach(talk["talk_id"], "talking")
+        metrics = (await house.gateway.metrics.exposition()).decode()
+        assert 'gateway_talk_targets{state="talking"} 1.0' in metrics
         await house.stop(talk["talk_id"])
         await until(lambda: len(told) == 3)
         assert [(event.state, event.cause) for event in told] == [
