@@ -663,16 +663,17 @@ class UpperPlatform:
         end: datetime,
         *,
         timeout_s: float = ANSWER_TIMEOUT_S,
+        to: str = "",
         **filters: Any,
     ) -> list[RecordInfoResponse]:
-        """Ask what is recorded; the parts of the answer as they came. Raises TimeoutError when one is missing."""
+        """Ask what is recorded (``to``: in the To header instead of the platform); the parts of the answer as they came. Raises TimeoutError when one is missing."""
         query = RecordInfoQuery(
             sn=self.next_sn(), device_id=channel_id, start_time=start, end_time=end, **filters
         )
         queue = self._record_parts[query.sn] = asyncio.Queue()
         parts: list[RecordInfoResponse] = []
         try:
-            response = await self.send(query)
+            response = await self.send(query, to=to)
             if response.status != 200:
                 raise ParseError(f"RecordInfo answered {response.status}", status=response.status)
             async with asyncio.timeout(timeout_s):

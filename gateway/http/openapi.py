@@ -29,6 +29,7 @@ ERROR_TEXTS = {
     502: "The device refused.",
     503: "The gateway has no free resource for it.",
     504: "The device did not answer in time.",
+    507: "The disk has no room for it.",
 }
 
 
