@@ -12,6 +12,7 @@ from rich.console import Console
 
 from config.load import ConfigurationError, load
 from config.settings import Settings
+from config.vendors import load_vendors
 from gateway import __version__
 from gateway.commands.simulate import app as simulate_commands
 from gateway.commands.users import app as user_commands
@@ -37,7 +38,9 @@ ConfigOption = Annotated[
 def settings_or_exit(path: Path | None) -> Settings:
     """Load the settings; on faults print each with file and line and exit with 78."""
     try:
-        return load(path)
+        settings = load(path)
+        load_vendors(settings.profiles.vendors_file)
+        return settings
     except ConfigurationError as error:
         for problem in error.problems:
             errors.print(f"[red]configuration[/red] {problem}", highlight=False, markup=True)

@@ -269,7 +269,8 @@ class DeviceRecords:
 
     async def _pieces(self, device: Device, search: RecordSearch) -> None:
         key = search.key
-        step = timedelta(hours=self._settings.step_h)
+        longest = device.profile.record_query_hours or self._settings.step_h
+        step = timedelta(hours=min(self._settings.step_h, longest))
         waiting = [(*piece, False) for piece in pieces(key.start, key.end, step)][::-1]
         answered = miscounts = False
         while waiting:

@@ -24,6 +24,8 @@ class Room:
         self._table = table
         self._opener = opener
         self._clock = clock
+        self.made = 0
+        """Idle streams that were ended for another one."""
 
     async def make(self, device: Device) -> None:
         """Before an INVITE: see to it that the device's limit is kept. Raises PlayFailed(busy).
@@ -52,6 +54,7 @@ class Room:
             return False
         session = min(idle, key=lambda s: s.touched_mono)
         log.info("stream ended to make room device_id=%s channel_id=%s", *session.key[:2])
+        self.made += 1
         await self._table.end(session, "room")
         return True
 

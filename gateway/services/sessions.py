@@ -87,7 +87,7 @@ class Sessions:
             player=self,
             clock=self._clock,
         )
-        self._room = Room(table=self._table, opener=opener, clock=self._clock)
+        self.room = Room(table=self._table, opener=opener, clock=self._clock)
         opener.learner = registry
         self._forms = SessionForms(
             settings=settings, table=self._table, opener=opener, player=self, clock=self._clock
@@ -188,7 +188,7 @@ class Sessions:
         settings, loop = self._settings, asyncio.get_running_loop()
         deadline = loop.time() + settings.invite_timeout_s + 2 * settings.first_picture_timeout_s
         failures: Tries = []
-        await self._room.make(device)
+        await self.room.make(device)
         for rung in rungs:
             try:
                 async with asyncio.timeout_at(deadline):
@@ -217,10 +217,10 @@ class Sessions:
         except PlayFailed as failure:
             if failure.cause is not PlayCause.BUSY:
                 raise
-            if await self._room.end_idle(device.device_id):
+            if await self.room.end_idle(device.device_id):
                 await self._opener.attempt(session, device, rung, deadline)
                 return
-            busy = self._room.busy(device, failure.detail)
+            busy = self.room.busy(device, failure.detail)
             busy.device_status = failure.device_status
             raise busy from failure
 

@@ -85,6 +85,15 @@ def test_faults_in_other_places_are_told_too(tmp_path: Path) -> None:
     assert "broken.yaml:" in result.stderr
 
 
+def test_faults_in_vendor_data_are_told_with_file_and_line(tmp_path: Path) -> None:
+    vendors = tmp_path / "vendors.yaml"
+    vendors.write_text("vendors:\n  a:\n    name: A\n    match: {}\n    colour: red\n", encoding="utf-8")
+    result = command("check-config", GB_GATEWAY_PROFILES__VENDORS_FILE=str(vendors))
+    assert result.returncode == 78
+    assert f"{vendors}:5: vendors.a.colour: there is no such key" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize("which", ["sip", "http", "metrics"])
 def test_a_taken_port_is_one_clear_line(which: str, tmp_path: Path) -> None:
     sip, http, viewer, metrics = free_ports(4)
