@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import logging
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
-from xml.etree.ElementTree import ParseError
 
 from openpyxl import Workbook, load_workbook
 from openpyxl.cell import WriteOnlyCell
@@ -79,6 +79,23 @@ _NOTES: dict[str, tuple[str, str]] = {
 }
 
 
+_DAMAGED = (
+    AttributeError,
+    EOFError,
+    IndexError,
+    InvalidFileException,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    SyntaxError,  # of the XML parsers
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What openpyxl and its parsers raise for files that are none, found by damaging good ones."""
+
+
 class SheetFault(Exception):
     """The file as a whole cannot be used; the message is for the user."""
 
@@ -103,15 +120,7 @@ def read_rows(data: bytes, report: Report) -> list[Row]:
     _look_at_archive(data)
     try:
         book = load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
-    except (
-        InvalidFileException,
-        zipfile.BadZipFile,
-        ParseError,
-        KeyError,
-        ValueError,
-        OSError,
-        TypeError,
-    ) as error:
+    except _DAMAGED as error:
         raise SheetFault("the file cannot be read as .xlsx") from error
     try:
         sheet = book.worksheets[0] if book.worksheets else None
@@ -120,7 +129,7 @@ def read_rows(data: bytes, report: Report) -> list[Row]:
         sheet.reset_dimensions()
         lines = sheet.iter_rows(max_col=MAX_COLUMNS, values_only=True)
         return _rows_of(enumerate(lines, start=1), report)
-    except (zipfile.BadZipFile, ParseError, KeyError, ValueError, OSError, TypeError, IndexError) as error:
+    except _DAMAGED as error:
         raise SheetFault("the sheet is damaged") from error
     finally:
         book.close()
@@ -142,7 +151,7 @@ def _look_at_archive(data: bytes) -> None:
                     head = member.read(4096)
                 if b"<!DOCTYPE" in head or b"<!ENTITY" in head or b"<\x00!\x00D" in head:
                     raise SheetFault("the file declares entities")
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, EOFError) as error:
+    except _DAMAGED as error:
         raise SheetFault("the file is no .xlsx") from error
 
 

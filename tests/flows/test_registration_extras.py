@@ -421,6 +421,8 @@ async def test_messages_of_a_device_are_signed_and_checked(
         assert one.guard is not None
         assert set(one.guard.verdicts) == {NoteVerdict.OK, NoteVerdict.EXEMPT}  # requests and answers of ours
         assert one.guard.verdicts.count(NoteVerdict.OK) > 5
+        if algorithm not in ("MD5", "SM3") or form != "annex_h":
+            return  # tests/sip/test_note.py has what does not verify with each of them
 
         wrong = metric(gateway, "gateway_note_checks_total", verdict="wrong")
         one.guard.key, one.guard.check = NoteKey(b"another key", algorithm, form), False  # type: ignore[arg-type]
