@@ -16,6 +16,7 @@ from gateway.http.assembly import Http, Parts
 from gateway.http.health import SystemFacts
 from gateway.metrics import Metrics
 from gateway.metrics_alarms import AlarmGauges
+from gateway.metrics_commands import CommandGauges
 from gateway.metrics_devices import DeviceGauges
 from gateway.metrics_device_recordings import DeviceRecordingGauges
 from gateway.metrics_profiles import ProfileGauges
@@ -653,6 +654,7 @@ class Gateway:
         self.metrics.collector.register(
             SignallingGauges(self.registrar, self.notes, self.tls_files, lambda: self.metrics.tls_refusals)
         )
+        self.metrics.collector.register(CommandGauges(self.commands, self.upgrades))
         self.metrics.collector.register(
             AlarmGauges(
                 self.alarms, self.alarm_pictures, self.alarms_upward, self.positions, self.subscriptions

@@ -196,7 +196,7 @@ class UpperCommands:
             self._note(who, _action(body), body.device_id, "queue_full", body.ptz_cmd)
 
     async def _carry_out(self, link: UpperLink, entry: Entry, body: DeviceControl, who: str) -> None:
-        device_id, channel_id = entry.ways[0]
+        device_id, channel_id = self._way(entry)
         if body.ptz_cmd:
             await self._move(device_id, channel_id, body, who)
         elif body.iframe:
@@ -205,6 +205,13 @@ class UpperCommands:
             await self._upgrade(link, device_id, channel_id, body, who)
         else:
             await self._pass_on(link, device_id, channel_id, body, who)
+
+    def _way(self, entry: Entry) -> tuple[str, str]:
+        """The way to the channel whose device is online, when there are several."""
+        devices = self._facts.devices
+        return next(
+            (way for way in entry.ways if way[0] in devices and devices[way[0]].online), entry.ways[0]
+        )
 
     async def _move(self, device_id: str, channel_id: str, body: DeviceControl, who: str) -> None:
         """PTZ: eight bytes that are not right are dropped, the 200 is out already (A.3.1, G160)."""

@@ -7,7 +7,9 @@ OK, and every failure is a :class:`ControlFailed` that tells what the device sai
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -67,6 +69,8 @@ class DeviceCommands:
         self._settings, self._registry, self._asker = settings, registry, asker
         self.audit = audit
         """Set by app.py when the audit log is there."""
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """By command and how it ended (ok or a cause), for metrics."""
 
     # -- commands --------------------------------------------------------------------------------------------
 
@@ -77,15 +81,17 @@ class DeviceCommands:
 
         ``target_id`` is the device itself or one of its channels. ``action`` is the audit log's word.
         """
-        target = f"{device_id}/{target_id}"
+        result = "abandoned"
         try:
-            said = await self._carry(self.reachable(device_id, target_id), target_id, body)
+            with self._counted(body.command):
+                said = await self._carry(self.reachable(device_id, target_id), target_id, body)
+            result = "ok"
+            return said
         except GatewayError as failure:
-            cause = getattr(failure, "cause", "failed")
-            self._note(who, action, target, str(getattr(cause, "value", cause)), detail)
+            result = _cause(failure)
             raise
-        self._note(who, action, target, "ok", detail)
-        return said
+        finally:
+            self._note(who, action, f"{device_id}/{target_id}", result, detail)
 
     async def _carry(self, device: Device, target_id: str, body: DeviceControl) -> str:
         body = body.model_copy(update={"device_id": target_id, "sn": self._asker.next_sn(device.device_id)})
@@ -105,10 +111,11 @@ class DeviceCommands:
 
     async def query(self, device_id: str, target_id: str, query: Body, answer: type[B]) -> B:
         """Ask for an answer of one part. A Result other than OK is a refusal."""
-        device = self.reachable(device_id, target_id)
-        with await self._ask(device, query.model_copy(update={"device_id": target_id})) as question:
-            body = await self._next(question, self._settings.answer_timeout_s)
-        return self._expected(device, body, answer)
+        with self._counted(query.command):
+            device = self.reachable(device_id, target_id)
+            with await self._ask(device, query.model_copy(update={"device_id": target_id})) as question:
+                body = await self._next(question, self._settings.answer_timeout_s)
+            return self._expected(device, body, answer)
 
     async def collect(
         self,
@@ -128,7 +135,8 @@ class DeviceCommands:
         device = self.reachable(device_id, target_id)
         query = query.model_copy(update={"device_id": target_id})
         found: dict[Hashable, Any] = {}
-        collected = await self._collect(device, query, answer, items, key, found)
+        with self._counted(query.command):
+            collected = await self._collect(device, query, answer, items, key, found)
         for _ in range(REPEATS):
             before = len(found)
             if collected.complete:
@@ -227,6 +235,22 @@ class DeviceCommands:
             )
         return body
 
+    @contextmanager
+    def _counted(self, command: str) -> Iterator[None]:
+        result = "abandoned"
+        try:
+            yield
+            result = "ok"
+        except GatewayError as failure:
+            result = _cause(failure)
+            raise
+        finally:
+            self.counts[command, result] += 1
+
     def _note(self, who: str, action: str, target: str, result: str, detail: str) -> None:
         if self.audit is not None:
             self.audit(who, action, target, result, detail)
+
+
+def _cause(failure: GatewayError) -> str:
+    return str(getattr(failure.cause, "value", failure.cause))

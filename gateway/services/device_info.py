@@ -1,4 +1,4 @@
-"""Asks a device once for its name, manufacturer, model and firmware when it comes online (2022 A.2.4.4)."""
+"""Asks a device once for its name, manufacturer, model and firmware when it comes online or was upgraded (2022 A.2.4.4)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.dispatch import Dispatch
 from gateway.errors import GatewayError
-from gateway.events import DeviceOnline, EventBus
+from gateway.events import DeviceOnline, EventBus, UpgradeChanged
 from gateway.model import Device
 from gateway.registry import Registry
 from sip.manscdp import DeviceInfoQuery, DeviceInfoResponse
@@ -33,10 +33,14 @@ class DeviceInfoService:
         self._spread_s = spread_s
         self._slots = asyncio.Semaphore(QUERIES_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[Any]] = {}
-        self._unsubscribe: Callable[[], None] | None = None
+        self._unsubscribe: Callable[[], object] | None = None
 
     def start(self) -> None:
-        self._unsubscribe = self._bus.subscribe(DeviceOnline, callback=self._online)
+        told = (
+            self._bus.subscribe(DeviceOnline, callback=self._online),
+            self._bus.subscribe(UpgradeChanged, callback=self._upgraded),
+        )
+        self._unsubscribe = lambda: [unsubscribe() for unsubscribe in told]
 
     async def close(self) -> None:
         if self._unsubscribe is not None:
@@ -47,14 +51,23 @@ class DeviceInfoService:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _online(self, event: DeviceOnline) -> None:
-        if event.cause != "registered" or event.device_id in self._tasks:
-            return
-        task = asyncio.create_task(self._ask(event.device_id))
-        self._tasks[event.device_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(event.device_id, None))
+        if event.cause == "registered":
+            self._begin(event.device_id, self._spread_s)
 
-    async def _ask(self, device_id: str) -> None:
-        await asyncio.sleep(random.uniform(0, self._spread_s))
+    def _upgraded(self, event: UpgradeChanged) -> None:
+        """Its firmware is another one now, and most devices were never missed meanwhile."""
+        if event.state == "succeeded":
+            self._begin(event.device_id, 0.0)
+
+    def _begin(self, device_id: str, spread_s: float) -> None:
+        if device_id in self._tasks:
+            return
+        task = asyncio.create_task(self._ask(device_id, spread_s))
+        self._tasks[device_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(device_id, None))
+
+    async def _ask(self, device_id: str, spread_s: float) -> None:
+        await asyncio.sleep(random.uniform(0, spread_s))
         device = self._registry.devices.get(device_id)
         if device is None:
             return
