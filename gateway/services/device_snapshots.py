@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -99,7 +99,7 @@ class DeviceSnapshots:
         self._bus, self._address, self._clock = bus, address, clock
         self._secret = secrets.token_urlsafe(32)
         self._running: dict[str, _Running] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self.stranger: Stranger | None = None
         """Set by app.py: who takes notices of sessions that are not ours."""
         self.counts: Counter[str] = Counter()
@@ -159,7 +159,7 @@ class DeviceSnapshots:
                 upload_url=self._url(base, job),
                 session_id=job.session_id,
             )
-            await self._configuration.write(device_id, target_id, SNAPSHOT, value)
+            await self._send(running, value)
         except BaseException as error:
             self._running.pop(job.job_id, None)
             await asyncio.shield(self._failed(job, error))
@@ -167,6 +167,16 @@ class DeviceSnapshots:
         if job.state == "running":
             running.timer = asyncio.get_running_loop().call_later(lasts_s, self._expired, running)
         return job
+
+    async def _send(self, running: _Running, value: SnapShotConfig) -> None:
+        """Some devices upload without ever sending the Response: pictures are as good as a yes."""
+        job = running.job
+        try:
+            await self._configuration.write(job.device_id, job.channel_id, SNAPSHOT, value)
+        except ControlFailed as failure:
+            if failure.cause is not ControlCause.NO_ANSWER or not (running.names or running.noticed):
+                raise
+            log.warning("pictures without a Response device=%s job=%s", job.device_id, job.job_id)
 
     def _must_be_free(self, device_id: str, target_id: str) -> None:
         if len(self._running) >= MOST_RUNNING:
@@ -229,7 +239,18 @@ class DeviceSnapshots:
     async def keep(
         self, job: SnapshotJob, data: bytes, media_type: str, sent_name: str, source: str
     ) -> StoredPicture:
-        """Store one picture. The same name again replaces the picture. Raises UploadRefused, OSError, SQLAlchemyError."""
+        """Store one picture. The same name again replaces the picture. Raises UploadRefused, OSError, SQLAlchemyError.
+
+        What has come is stored as a whole even when the device closes its connection meanwhile.
+        """
+        task = asyncio.create_task(self._keep(job, data, media_type, sent_name, source))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _keep(
+        self, job: SnapshotJob, data: bytes, media_type: str, sent_name: str, source: str
+    ) -> StoredPicture:
         running = self._running.get(job.job_id)
         if running is None:
             raise self.refused(source, job.device_id, 403, "bad_ticket", "the order is over")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import io
 import json
 import re
@@ -11,6 +12,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import av
 import pytest
@@ -137,6 +139,22 @@ def upload(url: str, data: bytes, method: str = "POST", **headers: str) -> tuple
         return error.code, json.loads(error.read())["cause"]
 
 
+def upload_in_chunks(url: str, data: bytes) -> int:
+    """Status of an upload whose length is not told."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=30)
+    chunks = (data[start : start + 10_000] for start in range(0, len(data), 10_000))
+    try:
+        connection.request(
+            "POST", parts.path, body=chunks, headers={"Transfer-Encoding": "chunked"}, encode_chunked=True
+        )
+        return connection.getresponse().status
+    except ConnectionError:
+        return 413  # it was closed while we still wrote
+    finally:
+        connection.close()
+
+
 async def sent(url: str, data: bytes, method: str = "POST", **headers: str) -> tuple[int, str]:
     return await asyncio.to_thread(lambda: upload(url, data, method, **headers))
 
@@ -235,6 +253,7 @@ async def test_the_address_is_good_for_its_order_alone(gallery: Gallery, device:
         assert await sent(url, b"GIF89a" + bytes(100)) == (415, "no_picture")
         assert await sent(url, b"") == (400, "empty")
         assert await sent(url, picture + bytes(300_000)) == (413, "too_big")
+        assert await asyncio.to_thread(upload_in_chunks, url, picture + bytes(300_000)) == 413
         assert await sent(url, b"--x\r\nbroken", content_type="multipart/form-data; boundary=y") == (
             *(400,),
             "bad_form",

@@ -272,6 +272,31 @@ async def test_a_refused_order_leaves_a_line_and_no_running_order(place: Place) 
     await place.order()
 
 
+async def test_pictures_without_a_response_are_as_good_as_a_yes(place: Place) -> None:
+    silent = ControlFailed(ControlCause.NO_ANSWER, "no Response")
+
+    async def uploads_first(device_id: str, target_id: str, kind: str, value: Any) -> None:
+        (running,) = place.snapshots._running.values()
+        await place.snapshots.keep(running.job, JPEG, "image/jpeg", NAME, "10.0.0.7")
+        raise silent
+
+    place.camera.write = uploads_first  # type: ignore[method-assign]
+    job = await place.snapshots.order(DEVICE, CHANNEL, count=2, interval_s=1, who="li")
+    assert (job.state, place.snapshots.received(job.job_id)) == ("running", 1)
+
+
+async def test_a_picture_is_stored_whole_when_the_device_hangs_up(place: Place) -> None:
+    job, _ = await place.order(1)
+    upload = asyncio.create_task(place.snapshots.keep(job, JPEG, "image/jpeg", NAME, "10.0.0.7"))
+    await asyncio.sleep(0)
+    upload.cancel()
+    await asyncio.gather(upload, return_exceptions=True)
+    await place.notice(job.session_id, NAME)
+    assert (await place.ended()).state == "done"
+    _, kept = await place.store.pictures(PictureFilter(job_id=job.job_id), limit=10, offset=0)
+    assert await place.snapshots.files.read(kept[0]) == JPEG
+
+
 async def test_a_restart_closes_open_orders(place: Place) -> None:
     job, _ = await place.order(2)
     again = await Place(place.folder, place.clock).open()
