@@ -45,6 +45,7 @@ from media.specs import (
     TalkSpec,
     TalkUp,
 )
+from sip.errors import RemoteError
 from sip.manscdp import Body, BroadcastNotify, BroadcastResponse, Edition
 
 log = logging.getLogger(__name__)
@@ -318,6 +319,8 @@ class Talks:
             await self._reach(talk, target)
         except TalkFailed as failure:
             self._failed(talk, target, failure)
+        except (GatewayError, RemoteError) as error:
+            self._failed(talk, target, TalkFailed(TalkCause.REJECTED, str(error)))
         except asyncio.CancelledError:
             self._over(talk, target, target.end_cause or "gateway_stopped")
         finally:
@@ -325,7 +328,9 @@ class Talks:
                 self._branches.pop(branch.leg_id, None)
 
     async def _reach(self, talk: Talk, target: TalkTarget) -> None:
-        device = self._registry.devices[target.device_id]
+        device = self._registry.devices.get(target.device_id)
+        if device is None:
+            raise TalkFailed(TalkCause.NOT_FOUND, f"device {target.device_id} is not known any more")
         failure: TalkFailed | None = None
         for form in self._forms(device):
             target.form = form

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from live_house import until
 from studio import BROWSER_ARGUMENTS
-from talk_house import talk_house
+from talk_house import TalkHouse, talk_house
 
 from gateway.services.access import Role
 from simulator.audio import AudioOptions
+from simulator.camera import Camera
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
@@ -78,6 +79,31 @@ def loudest_hz(sound: bytes) -> float:
     return float(np.argmax(spectrum[5:]) + 5) * 8000 / len(samples)
 
 
+async def speak_in_the_console(house: TalkHouse, device: Camera, page: Any) -> None:
+    """The button of a live view: press, be heard, press again."""
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.set_default_timeout(45_000)
+    await page.goto(f"http://127.0.0.1:{house.gateway.http.server.port}/")
+    await page.fill("#login-name", "admin")
+    await page.fill("#login-password", house.gateway.first_password or "")
+    await page.click("button[type=submit]")
+    await page.locator(".tree-row.playable").first.click()
+    await page.wait_for_selector(".tile[data-state=playing]")
+    before = len(device.audio.heard)
+    button = page.locator(
+        ".tile.picked .tile-buttons [aria-label=对讲], .tile.picked .tile-buttons [aria-label=Speak]"
+    )
+    await button.click()
+    await until(lambda: len(device.audio.heard) > before and len(device.audio.heard[-1].sound) >= 16_000, 60)
+    assert np.abs(decoded(bytes(device.audio.heard[-1].sound[8_000:16_000]))).mean() > 300
+    await page.locator(".tile.picked .speaking").click()
+    await until(lambda: device.audio.heard[-1].ended == "remote_bye", 40)
+    assert not faults
+    await page.close()
+    await until(lambda: not house.gateway.sessions.list(), 60)
+
+
 @pytest.mark.gb("G250", "G255")
 async def test_the_microphone_of_a_browser_is_heard_at_the_camera(tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.async_api")
@@ -113,6 +139,7 @@ async def test_the_microphone_of_a_browser_is_heard_at_the_camera(tmp_path: Path
             await page.close()
             await house.reach(talk_id, "ended")
             await until(lambda: hearing.ended == "remote_bye", 40)
+            await speak_in_the_console(house, device, await browser.new_page())
         finally:
             await browser.close()
             await device.stop()

@@ -538,6 +538,25 @@ async def test_what_is_asked_wrongly_is_refused_by_field(house: TalkHouse) -> No
     assert status == 404
 
 
+async def test_there_are_only_so_many(house: TalkHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, other = await house.camera(), await house.camera()
+    settings = house.gateway.talks._settings
+    fewer = settings.model_copy(update={"most_talks": 1, "most_targets": 1})
+    monkeypatch.setattr(house.gateway.talks, "_settings", fewer)
+    try:
+        targets = [{"channel_id": one.channel_id} for one in (device, other)]
+        status, problem = await house.call("POST", "/api/talks", {"targets": targets})
+        assert (status, problem["cause"]) == (503, "too_many_talks")
+        talk = await house.begin(device)
+        status, problem = await house.call("POST", "/api/talks", {"targets": targets[1:]})
+        assert (status, problem["cause"]) == (503, "too_many_talks")
+        await house.stop(talk["talk_id"])
+    finally:
+        await device.stop()
+        await other.stop()
+    await house.assert_nothing_left()
+
+
 async def test_every_talk_is_audited_and_told(house: TalkHouse) -> None:
     device, told = await house.camera(), []
     release = house.gateway.bus.subscribe(TalkChanged, callback=told.append)

@@ -46,7 +46,7 @@ const NAMES = [
   "device_added", "device_changed", "device_removed", "device_registered", "device_online", "device_offline", "device_moved",
   "device_fault", "device_conflict", "device_conflict_ended", "channel_added", "channel_changed", "channel_removed", "channel_status", "channel_conflict",
   "catalog_collected", "catalog_shrank", "catalog_fault", "subscription_changed", "session_started", "session_ended",
-  "session_failed", "media_fault", "first_picture", "platform_changed", "alarm_raised", "security_event", "dropped",
+  "session_failed", "media_fault", "first_picture", "talk_changed", "platform_changed", "alarm_raised", "security_event", "dropped",
 ];
 
 /** Events of the gateway, as ``CustomEvent``s of this target by name, and all of them as "any". */

@@ -12,7 +12,7 @@ export class LiveView {
   constructor(me, events) {
     this.names = new Map();
     this.tree = new Tree();
-    this.wall = new Wall();
+    this.wall = new Wall({ speaks: me.role !== "viewer" });
     this.ptz = new PtzPad({ allowed: me.role !== "viewer" });
     this.ticker = new Ticker((device, channel) => this.names.get(channel || device));
     this.facts = h("dl", { class: "facts narrow" });
@@ -25,6 +25,7 @@ export class LiveView {
     this.wall.addEventListener("change", () => this.#picked());
     events.addEventListener("any", ({ detail }) => {
       this.ticker.add(detail);
+      if (detail.name === "talk_changed") this.wall.tiles.forEach((tile) => tile.microphone.heard(detail.data));
       if (/^(device_(online|offline|added|removed)|channel_(status|added|removed)|catalog_collected|dropped)$/.test(detail.name)) this.tree.reloadSoon();
     });
     this.#learnNames();

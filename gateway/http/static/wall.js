@@ -3,13 +3,15 @@
 import { clear, h, icon, iconButton, toast } from "./dom.js";
 import { problemText, t } from "./i18n.js";
 import { Player } from "./player.js";
+import { Microphone } from "./talk.js";
 
 const SLOTS = 4;
 
 /** Events: "pick" (another view is picked), "change" (its picture or facts changed). */
 export class Wall extends EventTarget {
-  constructor() {
+  constructor({ speaks = false } = {}) {
     super();
+    this.speaks = speaks;
     this.grid = h("div", { class: "wall-grid quad" });
     this.tiles = Array.from({ length: SLOTS }, (_, number) => new Tile(this, number));
     this.grid.append(...this.tiles.map((tile) => tile.element));
@@ -83,9 +85,15 @@ class Tile {
     this.caption = h("div", { class: "tile-name" });
     this.badges = h("div", { class: "tile-badges" });
     this.soundButton = iconButton("mute", t("unmute"), (event) => { event.stopPropagation(); this.sound(); });
+    this.microphone = new Microphone();
+    this.talkButton = iconButton("mic", t("speak"), (event) => { event.stopPropagation(); this.talk(); });
+    this.talkButton.hidden = !wall.speaks;
+    this.microphone.addEventListener("change", () => this.#speaking());
+    this.microphone.addEventListener("failed", ({ detail }) => toast(problemText(detail), "error"));
     this.buttons = h(
       "div", { class: "tile-buttons" },
       this.soundButton,
+      this.talkButton,
       iconButton("photo", t("snapshot"), (event) => { event.stopPropagation(); this.snapshot(); }),
       iconButton("full", t("fullscreen"), (event) => { event.stopPropagation(); this.element.requestFullscreen().catch(() => {}); }),
       iconButton("close", t("close"), (event) => { event.stopPropagation(); this.shut(); }),
@@ -107,6 +115,7 @@ class Tile {
   }
 
   open(channel) {
+    this.microphone.stop();
     this.channel = channel;
     this.caption.textContent = channel.name;
     this.player.noWebRtc = false;
@@ -116,6 +125,7 @@ class Tile {
 
   async shut() {
     if (!this.channel) return;
+    this.microphone.stop();
     this.channel = null;
     this.caption.textContent = "";
     this.#changed();
@@ -128,6 +138,22 @@ class Tile {
     const label = this.video.muted ? t("unmute") : t("mute");
     this.soundButton.title = label;
     this.soundButton.setAttribute("aria-label", label);
+  }
+
+  /** Begin to speak to the camera, or stop. */
+  talk() {
+    if (!Microphone.possible) { toast(t("no_microphone"), "error"); return; }
+    if (this.microphone.speaking) this.microphone.stop();
+    else if (this.channel) this.microphone.start(this.channel);
+  }
+
+  #speaking() {
+    const { speaking } = this.microphone;
+    const label = speaking ? t("speak_stop") : t("speak");
+    this.talkButton.classList.toggle("speaking", speaking);
+    this.talkButton.title = label;
+    this.talkButton.setAttribute("aria-label", label);
+    this.talkButton.setAttribute("aria-pressed", String(speaking));
   }
 
   snapshot() {
