@@ -16,6 +16,7 @@ from gateway.events import EventBus, SecurityEvent
 from gateway.registry import Registry
 from gateway.services.access import Principal, Role, TooManyAttempts
 from gateway.services.errors import PlayFailed
+from gateway.services.lower_platforms import best_way, cameras_of
 from gateway.services.nodes import NodeHandle
 from gateway.services.session_record import LiveSession
 from media.errors import MediaError
@@ -115,13 +116,15 @@ class WantedStreams:
         return principal.name
 
     def _key(self, wanted: StreamWanted) -> tuple[str, str]:
-        """``(device_id, channel_id)``; the device may be left out where only one uses the code (quirk 18)."""
+        """``(device_id, channel_id)``; the device may be left out where the code means one camera (quirk 18)."""
         if wanted.device_id:
             return wanted.device_id, wanted.channel_id
         found = self._registry.find_channels(wanted.channel_id)
-        if len(found) > 1:
+        if len(cameras_of(found, self._registry.devices)) > 1:
             raise Refused(409, f"several devices use the channel code {wanted.channel_id}")
-        return found[0].key if found else (wanted.channel_id, wanted.channel_id)
+        if found:
+            return best_way(self._registry, found).key
+        return self._registry.by_mapped.get(wanted.channel_id) or (wanted.channel_id, wanted.channel_id)
 
     async def _hand_over(self, node: NodeHandle, wanted: StreamWanted, session: LiveSession) -> None:
         """The stream if it is on the node that asks, else where it is. The node takes a seat before it answers us."""
