@@ -684,6 +684,7 @@ class Gateway:
                 "event_readers": lambda: self.http.events.dropped,
             },
             outcomes=lambda: self.dispatch.counts,
+            collisions=lambda: self.lower_platforms.collisions,
             inputs=lambda: self.inputs.online,
             input_checks=lambda: self.inputs.checks,
         )

@@ -87,6 +87,8 @@ class Sources:
     """Entries thrown away since the start, by queue."""
     outcomes: Callable[[], Mapping[str, int]] = dict
     """What became of messages from peers, counted since the start."""
+    collisions: Callable[[], int] = lambda: 0
+    """Channel codes that mean several cameras."""
     inputs: Callable[[], Mapping[tuple[str, bool], int]] = dict
     """RTSP cameras and files by (kind, usable)."""
     input_checks: Callable[[], Mapping[str, int]] = dict
@@ -181,6 +183,7 @@ class StateGauges(Collector):
         yield from self._read_platforms()
         yield from self._read_inputs()
         yield from self._read_queues()
+        yield from self._read_collisions()
         yield from self._read_clock()
 
     def _read_census(self) -> Iterator[Metric]:
@@ -335,6 +338,11 @@ class StateGauges(Collector):
         for name, count in self._sources().outcomes().items():
             outcomes.add_metric((name,), count)
         yield outcomes
+
+    def _read_collisions(self) -> Iterator[Metric]:
+        collisions = _gauge("channel_collisions", "Channel codes that mean several cameras.")
+        collisions.add_metric((), self._sources().collisions())
+        yield collisions
 
     def _read_clock(self) -> Iterator[Metric]:
         state = self._sources().host_clock()
