@@ -66,9 +66,11 @@ class SignallingGauges(Collector):
             for cause in TLS_CAUSES:
                 refusals.add_metric((direction, cause), counted.get((direction, cause), 0))
         yield refusals
+        ends = GaugeMetricFamily(
+            "gateway_tls_certificate_expiry_seconds",
+            "Unix time at which our SIP certificate ends.",
+            labels=("use",),
+        )
         if self._tls.expires_at is not None:
-            yield GaugeMetricFamily(
-                "gateway_tls_certificate_expiry_seconds",
-                "Unix time at which our SIP certificate ends.",
-                value=self._tls.expires_at.timestamp(),
-            )
+            ends.add_metric(("sip",), self._tls.expires_at.timestamp())
+        yield ends

@@ -46,7 +46,7 @@ class NoteVerdict(StrEnum):
     OK = "ok"
     EXEMPT = "exempt"
     MISSING = "missing"
-    MALFORMED = "malformed"
+    MALFORMED = "unreadable"
     ALGORITHM = "algorithm"
     DATE = "date"
     WRONG = "wrong"

@@ -25,6 +25,7 @@ from config.settings import (
     MediaSettings,
     MetricsSettings,
     RegistrationSettings,
+    TlsSettings,
     WireSettings,
 )
 from config.vendors import load_vendors
@@ -34,6 +35,7 @@ from gateway.events import CatalogCollected, EventBus
 from gateway.http.assembly import Http, Parts
 from gateway.metrics import Metrics, Sources
 from gateway.metrics_recording import RecordingGauges
+from gateway.metrics_signalling import SignallingGauges
 from gateway.model import (
     Channel,
     ChannelKind,
@@ -63,6 +65,7 @@ from gateway.services.profiles import ProfileService
 from gateway.services.registrar import Registrar
 from gateway.services.talk_outputs import Outputs
 from gateway.services.talk_record import TalkCause, TalkFailed
+from gateway.services.tls_files import TlsFiles
 from gateway.services.wire import WireLog
 from gateway.storage.journal import Journal
 from gateway.storage.notes import NoteStore
@@ -401,6 +404,15 @@ class House:
             clock=self.clock,
         )
         self.metrics.collector.register(RecordingGauges(self.recording, lambda: [self.sessions.node]))
+        self.registration = registration_parts(OfEngine(self.engine), self.registry, self.bus, self.clock)
+        self.metrics.collector.register(
+            SignallingGauges(
+                self.registration["registrar"],
+                self.registration["notes"],
+                TlsFiles(TlsSettings()),
+                lambda: self.metrics.tls_refusals,
+            )
+        )
         system = FakeSystem(self.sessions)
         self.profiles = ProfileService(vendors=load_vendors(), registry=self.registry, bus=self.bus)
         self.profiles.start()
@@ -447,7 +459,7 @@ class House:
                 wire=self.wire,
                 own_end=lambda key: ("127.0.0.1", 5060),
                 most_sound_bytes=1000,
-                **registration_parts(OfEngine(self.engine), self.registry, self.bus, self.clock),
+                **self.registration,
                 system=system,
                 realm=SERVER[:10],
                 checks={name: lambda name=name: self.checks[name] for name in self.checks},
