@@ -317,6 +317,7 @@ class Gateway:
             clock=self.clock,
         )
         self.control = Control(registry=self.registry, sender=self.dispatch, clock=self.clock)
+        self.control.said_last = self.dispatch.said_last
         self.sessions.connect(key_frame=self.control.key_frame)
         self._build_inputs(opener)
         self._build_talks(dialogs)

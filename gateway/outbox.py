@@ -141,7 +141,9 @@ class Outbox:
             text = f"{device.device_id} answered {response.status} {response.reason} to {body.cmd_type}"
             if self.learner is not None:
                 self.learner.observe(device, "query_refused", f"{body.cmd_type}: {response.status}")
-            raise QueryRefused(text, response.status)
+            refused = QueryRefused(text, response.status)
+            refused.device_response = self.desk.said_last(device.device_id)
+            raise refused
         question.accepted = f"{response.status} {response.reason}"
         return question
 

@@ -45,6 +45,7 @@ from gateway.http.subscriptions import SubscriptionResource
 from gateway.http.talk import Speaking, TalkResource
 from gateway.http.tokens import TokenResource
 from gateway.http.tree import TreeResource
+from gateway.http.upgrades import UpgradeResource
 from gateway.http.users import UserResource
 from gateway.http.video_upload import VideoUploadResource
 from gateway.http.wire import WireResource
@@ -199,7 +200,8 @@ class Http:
             LiveResource(registry=registry, pictures=parts.sessions, key_frames=parts.control),
             PtzResource(registry=registry, controller=parts.control),
             DeviceQueryResource(registry=registry, asking=parts.commands),
-            CommandResource(registry=registry, orders=parts.commands, upgrades=parts.upgrades),
+            CommandResource(registry=registry, orders=parts.commands),
+            UpgradeResource(registry=registry, upgrades=parts.upgrades),
             PlatformResource(uppers=parts.uppers),
             ShareResource(registry=registry, uppers=parts.uppers),
             InputResource(registry=registry, inputs=parts.inputs, onvif=parts.onvif),

@@ -1,27 +1,23 @@
-"""Commands to devices over HTTP besides PTZ: reboot, record, guard, zoom on a rectangle, home, aim, track, cards, upgrade."""
+"""Commands to devices over HTTP besides PTZ: reboot, record, guard, zoom on a rectangle, home, aim, track, cards."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Protocol
 
 from pydantic import Field
 
 from gateway.http.channels import ChannelFinder
-from gateway.http.device_queries import Target, WhichTarget
-from gateway.http.errors import Problem, not_found
-from gateway.http.routes import Call, Model, View, route
+from gateway.http.device_queries import Target, WhichTarget, target
+from gateway.http.errors import Problem
+from gateway.http.routes import Call, Model, route
 from gateway.http.views import AnyCode, WhichDevice
 from gateway.registry import Registry
 from gateway.services.access import Role
-from gateway.services.upgrade import Upgrade, UpgradeState
 from sip.manscdp import DeviceControl, DragZoom, HomePosition, PTZPrecise
 
 Pixels = Annotated[int, Field(ge=0, le=65535)]
 Extent = Annotated[int, Field(ge=1, le=65535)]
-SessionId = Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{32,128}$")]
-AnySession = Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{1,128}$")]
 
 
 class Orders(Protocol):
@@ -30,26 +26,6 @@ class Orders(Protocol):
     async def order(
         self, device_id: str, target_id: str, body: DeviceControl, *, who: str, action: str, detail: str = ""
     ) -> str: ...
-
-
-class UpgradeJobs(Protocol):
-    """The part of gateway.services.upgrade.Upgrades that this resource needs."""
-
-    async def begin(
-        self,
-        device_id: str,
-        target_id: str,
-        *,
-        firmware: str,
-        file_url: str,
-        manufacturer: str,
-        who: str,
-        session_id: str = "",
-    ) -> Upgrade: ...
-
-    def jobs(self, device_id: str = "") -> list[Upgrade]: ...
-
-    def job(self, session_id: str) -> Upgrade: ...
 
 
 class CommandDone(Target):
@@ -130,50 +106,9 @@ class FormatOrder(Model):
     card: int = Field(ge=0, le=255, description="0: all cards. Everything on it is lost.")
 
 
-class UpgradeOrder(Model):
-    firmware: str = Field(min_length=1, max_length=128, description="Version to install.")
-    file_url: str = Field(
-        pattern=r"^(https?|ftps?|sftp)://[^\s/]+/\S*$",
-        max_length=512,
-        description="Where the device fetches the package.",
-    )
-    manufacturer: str | None = Field(
-        default=None, min_length=1, max_length=64, description="Empty: what the device is known to be."
-    )
-    session_id: SessionId | None = Field(default=None, description="Empty: a fresh one.")
-
-
-class UpgradeView(View):
-    session_id: str
-    device_id: str
-    channel_id: str
-    state: UpgradeState
-    firmware: str
-    manufacturer: str
-    file_url: str = Field(description="Without user and password.")
-    who: str
-    asked_at: datetime
-    accepted_at: datetime | None
-    registered_again_at: datetime | None = Field(description="The device came back since it accepted.")
-    ended_at: datetime | None
-    reason_code: str = Field(
-        description="01 download timeout, 02 package damaged, 03 system error, 99 other; empty unless it failed."
-    )
-    reason: str
-    firmware_now: str = Field(description="What the device said it runs after it.")
-
-
-class UpgradeList(View):
-    items: list[UpgradeView]
-
-
-class UpgradeFilter(Model):
-    device_id: AnyCode | None = None
-
-
 class CommandResource:
-    def __init__(self, *, registry: Registry, orders: Orders, upgrades: UpgradeJobs) -> None:
-        self._registry, self._orders, self._upgrades = registry, orders, upgrades
+    def __init__(self, *, registry: Registry, orders: Orders) -> None:
+        self._registry, self._orders = registry, orders
         self._finder = ChannelFinder(registry)
 
     async def _order(
@@ -194,7 +129,7 @@ class CommandResource:
     )
     async def reboot(self, call: Call, device_id: AnyCode, query: WhichTarget) -> CommandDone:
         """TeleBoot (2022 A.2.3.1.3). Done with the device's 200."""
-        key = self._device(device_id, query.channel_id)
+        key = target(self._registry, device_id, query.channel_id)
         return await self._order(call, key, DeviceControl(teleboot=True), "device.reboot")
 
     @route(
@@ -209,7 +144,7 @@ class CommandResource:
         self, call: Call, device_id: AnyCode, query: WhichTarget, body: FormatOrder
     ) -> CommandDone:
         """FormatSDCard (2022 A.2.3.1.13). Done with the device's 200; `sd-cards` tells how far it is."""
-        key = self._device(device_id, query.channel_id)
+        key = target(self._registry, device_id, query.channel_id)
         control = DeviceControl(format_sd_card=body.card)
         return await self._order(call, key, control, "device.format_card", f"card {body.card}")
 
@@ -322,58 +257,3 @@ class CommandResource:
             target_area=body.area.element() if body.area is not None else None,
         )
         return await self._order(call, key, control, "device.target_track", body.mode.value)
-
-    # -- upgrades --------------------------------------------------------------------------------------------
-
-    @route(
-        "POST",
-        "/api/devices/{device_id}/upgrades",
-        summary="Upgrade a device's firmware (GB/T 28181-2022)",
-        role=Role.ADMINISTRATOR,
-        status=201,
-        tag="control",
-        errors=(404, 409, 502, 504),
-    )
-    async def upgrade(
-        self, call: Call, device_id: AnyCode, query: WhichTarget, body: UpgradeOrder
-    ) -> UpgradeView:
-        """DeviceUpgrade (2022 9.13). Answers when the device accepted; the event `upgrade_changed` tells how it went."""
-        key = self._device(device_id, query.channel_id)
-        known = self._registry.devices[device_id].manufacturer
-        if not (body.manufacturer or known):
-            text = "manufacturer: needed, because the device never told it"
-            raise Problem(422, text, cause="invalid_input", field="manufacturer")
-        job = await self._upgrades.begin(
-            *key,
-            firmware=body.firmware,
-            file_url=body.file_url,
-            manufacturer=body.manufacturer or known,
-            who=call.who.name,
-            session_id=body.session_id or "",
-        )
-        call.headers["Location"] = f"/api/upgrades/{job.session_id}"
-        return UpgradeView.model_validate(job)
-
-    @route("GET", "/api/upgrades", summary="List firmware upgrades", role=Role.VIEWER, tag="control")
-    async def upgrades(self, call: Call, query: UpgradeFilter) -> UpgradeList:
-        """Newest first."""
-        jobs = self._upgrades.jobs(query.device_id or "")
-        return UpgradeList(items=[UpgradeView.model_validate(job) for job in jobs])
-
-    @route(
-        "GET",
-        "/api/upgrades/{session_id}",
-        summary="Show one firmware upgrade",
-        role=Role.VIEWER,
-        tag="control",
-        errors=(404,),
-    )
-    async def show_upgrade(self, call: Call, session_id: AnySession) -> UpgradeView:
-        return UpgradeView.model_validate(self._upgrades.job(session_id))
-
-    def _device(self, device_id: str, channel_id: str | None) -> tuple[str, str]:
-        if channel_id is not None:
-            return self._finder.key(channel_id, device_id)
-        if device_id not in self._registry.devices:
-            raise not_found(f"device {device_id}")
-        return device_id, device_id

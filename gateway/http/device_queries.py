@@ -169,7 +169,7 @@ class DeviceQueryResource:
     )
     async def info(self, call: Call, device_id: AnyCode, query: WhichTarget) -> DeviceInfoView:
         """DeviceInfo (2022 A.2.4.4)."""
-        key = self._device(device_id, query)
+        key = target(self._registry, device_id, query.channel_id)
         told = await self._asking.query(*key, DeviceInfoQuery(), DeviceInfoResponse)
         return DeviceInfoView(
             **_target(key),
@@ -191,7 +191,7 @@ class DeviceQueryResource:
     )
     async def status(self, call: Call, device_id: AnyCode, query: WhichTarget) -> DeviceStatusView:
         """DeviceStatus (2022 A.2.6.6): does it encode and record, its clock, and which inputs are on guard."""
-        key = self._device(device_id, query)
+        key = target(self._registry, device_id, query.channel_id)
         told = await self._asking.query(*key, DeviceStatusQuery(), DeviceStatusResponse)
         return DeviceStatusView(
             **_target(key),
@@ -215,7 +215,7 @@ class DeviceQueryResource:
     )
     async def sd_cards(self, call: Call, device_id: AnyCode, query: WhichTarget) -> SDCardList:
         """SDCardStatus (2022 A.2.4.14)."""
-        key = self._device(device_id, query)
+        key = target(self._registry, device_id, query.channel_id)
         told = await self._asking.collect(
             *key, SDCardStatusQuery(), SDCardStatusResponse, items="cards", key=lambda card: card.id
         )
@@ -344,12 +344,14 @@ class DeviceQueryResource:
             max_view_distance=told.max_view_distance,
         )
 
-    def _device(self, device_id: str, query: WhichTarget) -> tuple[str, str]:
-        if query.channel_id is not None:
-            return self._finder.key(query.channel_id, device_id)
-        if device_id not in self._registry.devices:
-            raise not_found(f"device {device_id}")
-        return device_id, device_id
+
+def target(registry: Registry, device_id: str, channel_id: str | None) -> tuple[str, str]:
+    """The device itself, or one of its channels. Raises Problem 404."""
+    if channel_id is not None:
+        return ChannelFinder(registry).key(channel_id, device_id)
+    if device_id not in registry.devices:
+        raise not_found(f"device {device_id}")
+    return device_id, device_id
 
 
 def _target(key: tuple[str, str]) -> dict[str, str]:

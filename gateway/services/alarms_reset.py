@@ -77,9 +77,13 @@ class AlarmReset:
             answer = await self._asker.query(device, command, timeout_s=RESET_TIMEOUT_S)
         except QueryRefused as error:
             cause = ControlCause.NO_ANSWER if error.sip_status == 408 else ControlCause.REJECTED
-            raise ControlFailed(cause, str(error), device_status=error.sip_status) from error
+            raise ControlFailed(
+                cause, str(error), device_status=error.sip_status, device_response=error.device_response
+            ) from error
         except GatewayError as error:
-            raise ControlFailed(ControlCause.NO_ANSWER, str(error)) from error
+            raise ControlFailed(
+                ControlCause.NO_ANSWER, str(error), device_response=error.device_response
+            ) from error
         if not isinstance(answer, DeviceControlResponse) or answer.result != "OK":
             raise ControlFailed(ControlCause.REJECTED, "the device answered Result ERROR to ResetAlarm")
 

@@ -294,7 +294,11 @@ class UpperCommands:
             firmware=job.firmware_now or job.firmware,
             failed_reason=job.reason_code,
         )
-        await self._send(link, told)
+
+        async def work() -> None:  # the device's next messages do not wait for the upper
+            await self._send(link, told)
+
+        self._lanes.put((job.platform_id, f"upgrade {job.session_id}"), work)
 
     async def _answer(self, link: UpperLink, body: DeviceControl, *, ok: bool) -> None:
         if not body.wants_response:

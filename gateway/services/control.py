@@ -86,6 +86,8 @@ class Control:
         self.audit = audit
         self.local: LocalControl | None = None
         """Set by app.py: who moves the cameras that are no devices."""
+        self.said_last: Callable[[str], str] = lambda device_id: ""
+        """Set by app.py: a device's last SIP answer and Result."""
         self._hold_s = hold_s
         self._key_frame_interval_s = key_frame_interval_s
         self._motions: dict[tuple[ChannelKey, type], _Motion] = {}
@@ -232,7 +234,10 @@ class Control:
             response = await self._sender.send(device, body)
         except TransactionTimeout as error:
             raise ControlFailed(
-                ControlCause.NO_ANSWER, "the device did not answer", device_status=408
+                ControlCause.NO_ANSWER,
+                "the device did not answer",
+                device_status=408,
+                device_response=self.said_last(device.device_id),
             ) from error
         except TransportFailed as error:
             raise ControlFailed(ControlCause.DEVICE_OFFLINE, f"could not be sent: {error}") from error
@@ -240,7 +245,12 @@ class Control:
             raise ControlFailed(ControlCause.REJECTED, str(error), device_status=error.status) from error
         if response.status >= 300:
             text = f"the device answered {response.status} {response.reason}"
-            raise ControlFailed(ControlCause.REJECTED, text, device_status=response.status)
+            raise ControlFailed(
+                ControlCause.REJECTED,
+                text,
+                device_status=response.status,
+                device_response=f"{response.status} {response.reason} to {body.command}",
+            )
 
     def _note(self, who: str, action: str, key: ChannelKey, result: str, detail: str) -> None:
         if self.audit is not None:

@@ -302,6 +302,12 @@ async def test_refusals_and_silence_are_told_with_what_the_device_said_last(yard
     assert "405" in unknown["device_response"]
     refused = await yard.api("GET", f"/api/devices/{device.device_id}/status", status=409)
     assert (refused["cause"], "503" in refused["detail"]) == ("rejected", True)
+    device.faults.statuses = {"DeviceControl": 486}
+    stop = f"/api/channels/{device.channel_id}/ptz"
+    refused = await yard.api("POST", stop, {"command": "stop"}, status=409)
+    assert refused["device_response"].startswith("486")
+    refused = await yard.api("POST", f"/api/channels/{device.channel_id}/alarm-reset", {}, status=409)
+    assert "486" in refused["device_response"]
     device.faults.statuses = {}
     assert (await yard.api("POST", path, {"guarded": False}))["said"] == "Result OK"
 
