@@ -25,6 +25,7 @@ TAGS = {
     "live": "Live pictures: WebRTC, fragmented MP4, snapshots.",
     "talk": "Speak to devices: from a browser, from a program, to one or to many.",
     "playback": "Our own recordings: play, move, download.",
+    "device recordings": "What is recorded in devices: search, download.",
     "inputs": "Cameras and files that do not speak GB/T 28181.",
     "recordings": "What is recorded, when and for how long; timeline, events, evidence.",
     "alarms": "What devices raised: read, acknowledge, reset.",

@@ -32,6 +32,7 @@ from sip.message import Response
 log = logging.getLogger(__name__)
 
 INFO_TIMEOUT_S = 8.0
+TEARDOWN_TIMEOUT_S = 1.5
 PLACE_TRUST_S = 60.0
 """A place in an answer that is farther from the one asked for means something else to that device."""
 _KEY_FROM = 1_000_000
@@ -72,6 +73,7 @@ class DevicePlaybacks:
         self._sessions = sessions
         self._ends = ends
         self._playbacks: dict[str, DevicePlayback] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(_KEY_FROM)
         self.on_over: Callable[[LiveSession], None] | None = None
         """Hears that a device has sent all of a recording."""
@@ -152,9 +154,33 @@ class DevicePlaybacks:
             raise PlayFailed(PlayCause.BUSY, f"{len(self._playbacks)} playbacks are open")
 
     def close(self, playback: Playback, cause: str) -> asyncio.Task[None]:
-        """BYE to the device."""
+        """TEARDOWN, then BYE to the device (B.2.6)."""
         self._ends.remove(playback.session)
-        return self._sessions.end(playback.session, cause)
+        task = asyncio.create_task(self._close(playback, cause), name=f"teardown-{playback.session.key[1]}")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        return task
+
+    async def _close(self, playback: Playback, cause: str) -> None:
+        dialog = playback.session.dialog
+        if dialog is not None and not dialog.ended.done() and isinstance(playback, DevicePlayback):
+            order = mansrtsp.teardown(playback.next_cseq())
+            try:
+                await dialog.request(
+                    "INFO",
+                    body=order.to_bytes(),
+                    content_type=mansrtsp.CONTENT_TYPE,
+                    timeout_s=TEARDOWN_TIMEOUT_S,
+                )
+            except (TransactionTimeout, TransportFailed) as error:
+                log.info("teardown unanswered call_id=%s error=%s", playback.session.info.call_id, error)
+        await asyncio.shield(self._sessions.end(playback.session, cause))
+
+    async def stop(self) -> None:
+        """Let go of orders that nobody answered; the sessions end with all others."""
+        for task in self._closing:
+            task.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
 
     # -- orders ----------------------------------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ async def fetch(api: ApiClient, job: dict[str, Any]) -> bytes:
 async def test_an_mp4_covers_exactly_the_range(
     gateway: Gateway, api: ApiClient, edition: Edition, media: str, filesize: Any
 ) -> None:
-    async with recorder(gateway, 41, edition=edition, media=media) as device:
+    async with recorder(gateway, edition=edition, media=media) as device:
         channel_id = device.camera_ids[0]
         device.answers.records.records = {channel_id: day((0, 7200))}
         device.answers.records.faults.filesize = filesize
@@ -103,7 +103,7 @@ async def test_an_mp4_covers_exactly_the_range(
 async def test_the_raw_program_stream_is_what_the_device_sent(
     gateway: Gateway, api: ApiClient, tmp_path: Any
 ) -> None:
-    async with recorder(gateway, 42) as device:
+    async with recorder(gateway) as device:
         channel_id = device.camera_ids[0]
         device.answers.records.records = {channel_id: day((0, 7200))}
         job = await ended(api, await order(api, channel_id, 1000, 1004, speed=8, format="ps"))
@@ -124,7 +124,7 @@ async def test_the_raw_program_stream_is_what_the_device_sent(
 @pytest.mark.quirk(24)
 @pytest.mark.parametrize("endless", [True, False], ids=["goes_on", "falls_silent"])
 async def test_a_device_that_does_not_say_the_end(gateway: Gateway, api: ApiClient, endless: bool) -> None:
-    async with recorder(gateway, 43) as device:
+    async with recorder(gateway) as device:
         channel_id = device.camera_ids[0]
         device.answers.records.records = {channel_id: day((0, 7200))}
         device.answers.records.faults = RecordFaults(endless=endless, media_status="none")
@@ -139,7 +139,7 @@ async def test_a_device_that_does_not_say_the_end(gateway: Gateway, api: ApiClie
 
 @pytest.mark.quirk(24)
 async def test_one_that_stops_in_the_middle_leaves_a_part(gateway: Gateway, api: ApiClient) -> None:
-    async with recorder(gateway, 44) as device:
+    async with recorder(gateway) as device:
         channel_id = device.camera_ids[0]
         device.answers.records.records = {channel_id: day((0, 1010))}
         device.answers.records.faults = RecordFaults(media_status="none")
@@ -155,7 +155,7 @@ async def test_one_that_stops_in_the_middle_leaves_a_part(gateway: Gateway, api:
 async def test_jobs_wait_for_their_turn_are_cancelled_and_survive_their_user(
     gateway: Gateway, api: ApiClient
 ) -> None:
-    async with recorder(gateway, 45) as device:
+    async with recorder(gateway) as device:
         channel_id = device.camera_ids[0]
         device.answers.records.records = {channel_id: day((0, 7200))}
         async with user(gateway) as other:
@@ -175,7 +175,7 @@ async def test_jobs_wait_for_their_turn_are_cancelled_and_survive_their_user(
 
 
 async def test_what_the_device_refuses_is_the_outcome(gateway: Gateway, api: ApiClient) -> None:
-    async with recorder(gateway, 46) as device:
+    async with recorder(gateway) as device:
         channel_id = device.camera_ids[0]
         device.answers.records.records = {}
         job = await ended(api, await order(api, channel_id, 0, 10))
@@ -183,7 +183,7 @@ async def test_what_the_device_refuses_is_the_outcome(gateway: Gateway, api: Api
 
 
 async def test_a_full_disk_takes_no_downloads(gateway: Gateway, api: ApiClient) -> None:
-    async with recorder(gateway, 47) as device:
+    async with recorder(gateway) as device:
         channel_id = device.camera_ids[0]
         settings = gateway.device_downloads._settings
         gateway.device_downloads._settings = settings.model_copy(update={"download_reserve_bytes": 10**18})

@@ -15,6 +15,7 @@ from device_records_house import DAY, at, day, quiet_gateway, recorder
 from playback_house import ApiClient, user
 
 from gateway.app import Gateway
+from gateway.model import Channel, Device
 from simulator.device import SimulatedDevice
 from simulator.records import Record, RecordFaults
 from sip.manscdp import Edition
@@ -69,8 +70,7 @@ def stamp(seconds: float) -> str:
 async def test_a_list_is_whole_whatever_order_and_times_it_comes_in(
     gateway: Gateway, api: ApiClient, edition: Edition, form: Any
 ) -> None:
-    transport = "tcp" if edition is Edition.V2022 else "udp"
-    async with recorder(gateway, 21, edition=edition, transport=transport) as device:
+    async with recorder(gateway, edition=edition) as device:
         channel_id = device.camera_ids[0]
         # One file a quarter of an hour over midnight in Beijing (16:00), and one that overlaps two of them.
         records = day(*((start, start + 900) for start in range(15 * 3600, 18 * 3600, 900)))
@@ -97,7 +97,7 @@ async def test_a_list_is_whole_whatever_order_and_times_it_comes_in(
 
 @pytest.mark.gb("G134")
 async def test_nothing_recorded_is_an_empty_list(gateway: Gateway, api: ApiClient) -> None:
-    async with recorder(gateway, 22) as device:
+    async with recorder(gateway) as device:
         channel_id = device.camera_ids[0]
         device.answers.records.records = {}
         answer = await listed(api, channel_id, 0, HOUR)
@@ -108,8 +108,8 @@ async def test_nothing_recorded_is_an_empty_list(gateway: Gateway, api: ApiClien
 @pytest.mark.gb("G136")
 async def test_fields_of_2022_go_to_no_device_of_2016(gateway: Gateway, api: ApiClient) -> None:
     async with (
-        recorder(gateway, 23, edition=Edition.V2016) as old,
-        recorder(gateway, 24, edition=Edition.V2022) as new,
+        recorder(gateway, edition=Edition.V2016) as old,
+        recorder(gateway, edition=Edition.V2022) as new,
     ):
         for device in (old, new):
             device.answers.records.records = {device.camera_ids[0]: day((0, 600))}
@@ -133,7 +133,7 @@ def raw_query(device: SimulatedDevice) -> bytes:
 
 @pytest.mark.gb("G140")
 async def test_gaps_of_more_than_a_minute_are_told(gateway: Gateway, api: ApiClient) -> None:
-    async with recorder(gateway, 25) as device:
+    async with recorder(gateway) as device:
         channel_id = device.camera_ids[0]
         device.answers.records.records = {
             channel_id: day((0, 6 * HOUR), (6 * HOUR + 30, 12 * HOUR), (12 * HOUR + 90, 23 * HOUR))
@@ -150,7 +150,7 @@ async def test_gaps_of_more_than_a_minute_are_told(gateway: Gateway, api: ApiCli
 
 @pytest.mark.quirk(22)
 async def test_a_piece_that_stalls_is_asked_for_again_in_halves(gateway: Gateway, api: ApiClient) -> None:
-    async with recorder(gateway, 26, page_size=1) as device:
+    async with recorder(gateway, page_size=1) as device:
         channel_id = device.camera_ids[0]
         device.answers.records.records = {channel_id: day((0, HOUR), (2 * HOUR, 3 * HOUR))}
         device.answers.records.faults = RecordFaults(lose={1})
@@ -164,7 +164,7 @@ async def test_a_piece_that_stalls_is_asked_for_again_in_halves(gateway: Gateway
 async def test_partial_results_are_streamed_and_one_query_serves_all_users(
     gateway: Gateway, api: ApiClient
 ) -> None:
-    async with recorder(gateway, 27, page_size=2) as device:
+    async with recorder(gateway, page_size=2) as device:
         channel_id = device.camera_ids[0]
         device.answers.records.records = {channel_id: day(*((n * HOUR, (n + 1) * HOUR) for n in range(12)))}
         device.answers.records.faults = RecordFaults(part_delay_s=0.3)
@@ -187,20 +187,23 @@ async def test_partial_results_are_streamed_and_one_query_serves_all_users(
 
 
 async def test_silence_and_refusal_are_told(gateway: Gateway, api: ApiClient) -> None:
-    async with recorder(gateway, 28) as device:
+    async with recorder(gateway) as device:
         channel_id = device.camera_ids[0]
         device.answers.records.faults = RecordFaults(lose=set(range(100)))
-        answer = await listed(api, channel_id, 0, HOUR, expect=504)
+        answer = await listed(api, channel_id, 5 * HOUR, 6 * HOUR, expect=504)
         assert answer["cause"] == "no_answer"
         device.faults.statuses["RecordInfo"] = 405
-        answer = await listed(api, channel_id, HOUR, 2 * HOUR, expect=502)
+        answer = await listed(api, channel_id, 6 * HOUR, 7 * HOUR, expect=502)
         assert (answer["cause"], "405" in answer["detail"]) == ("refused", True)
+        channel_id = "41018300001310000777"
+        gateway.registry.put_device(Device("41018300001180000777", name="off"))
+        gateway.registry.put_channel(Channel("41018300001180000777", channel_id, name="off", reported="ON"))
     answer = await listed(api, channel_id, 0, HOUR, expect=409)
     assert answer["cause"] == "device_offline"
 
 
 async def test_a_senseless_range_is_refused_by_field(api: ApiClient, gateway: Gateway) -> None:
-    async with recorder(gateway, 29) as device:
+    async with recorder(gateway) as device:
         channel_id = device.camera_ids[0]
         answer = await listed(api, channel_id, HOUR, 0, expect=422)
         assert "end" in answer["detail"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from gateway.app import Gateway
 from simulator.device import DeviceOptions, SimulatedDevice
 from simulator.nvr import Recorder
 from simulator.picture import read_mark
-from simulator.records import Record
+from simulator.records import Record, RecordFaults
 from simulator.sending import Pictures
 from sip.manscdp import Edition
 
@@ -49,38 +49,65 @@ async def quiet_gateway(folder: Path, **values: Any) -> AsyncIterator[Gateway]:
         "download_reserve_bytes": 0,
     }  # fmt: skip
     async with recorded_gateway(folder / "gateway", disk, device_recordings=short, **values) as running:
-        yield running
+        try:
+            yield running
+        finally:
+            async with AsyncExitStack() as stack:
+                for device in _LENT.pop(running, {}).values():
+                    stack.push_async_callback(device.stop)
+
+
+_LENT: dict[Gateway, dict[Edition, Recorder]] = {}
 
 
 @asynccontextmanager
 async def recorder(
     gateway: Gateway,
-    number: int,
     *,
     edition: Edition = Edition.V2022,
     media: Any = "any",
+    page_size: int = 4,
+    max_calls: int = 16,
+) -> AsyncIterator[Recorder]:
+    """A recorder of that edition with one channel and nothing wrong, lent by one test to the next."""
+    lent = _LENT.setdefault(gateway, {})
+    if edition not in lent:
+        number, transport = (16, "udp") if edition is Edition.V2016 else (22, "tcp")
+        lent[edition] = await started(gateway, number, edition=edition, transport=transport)
+    device = lent[edition]
+    options = device.options
+    options.media, options.page_size, options.max_calls = media, page_size, max_calls
+    book = device.answers.records
+    book.records, book.faults = None, RecordFaults()
+    book.queries.clear()
+    device.received.clear()
+    device.faults.statuses.clear()
+    yield device
+    await until(lambda: not device.calls.running)
+
+
+async def started(
+    gateway: Gateway,
+    number: int,
+    *,
+    edition: Edition = Edition.V2022,
     transport: Any = "udp",
     channels: int = 1,
-    **options: Any,
-) -> AsyncIterator[Recorder]:
-    """A recorder that is online, its channels known."""
-    values = {"pictures": PICTURES, "media": media, "transport": transport, "edition": edition, **options}
+) -> Recorder:
+    """A recorder that is online, its channels known; stop it."""
     device = Recorder(
         f"4101830000118{number:07d}",
         channels,
         server=("127.0.0.1", gateway.endpoint.port),
         server_id=SERVER,
         password=PASSWORD,
-        options=DeviceOptions(**values),
+        options=DeviceOptions(pictures=PICTURES, transport=transport, edition=edition),
     )
     await device.start()
-    try:
-        await device.wait_registered()
-        for code in device.camera_ids:
-            await device.wait(lambda code=code: gateway.registry.channel(device.device_id, code), 30)
-        yield device
-    finally:
-        await device.stop()
+    await device.wait_registered()
+    for code in device.camera_ids:
+        await device.wait(lambda code=code: gateway.registry.channel(device.device_id, code), 30)
+    return device
 
 
 @dataclass(frozen=True, slots=True)
