@@ -785,6 +785,7 @@ class Gateway:
         self._stack.push_async_callback(self.control.close)
         self._stack.push_async_callback(self.sessions.close)
         self._stack.push_async_callback(self.history_ends.close)
+        self._stack.push_async_callback(self.device_playbacks.stop)
         self._stack.push_async_callback(self.device_records.close)
         await self.sessions.start()
         await self.nodes.start()
