@@ -113,7 +113,7 @@ class Channel:
     ptz_type: int | None = None
     secrecy: int = 0
     item: dict[str, object] = field(default_factory=dict)
-    """All fields of the catalog Item as received (CatalogItem.model_dump), for later editions and the data auditor."""
+    """Fields of the catalog Item that have no place above; gateway.services.channels.fields_of puts all together."""
     reported: str = "OFF"
     """What the catalog or a NOTIFY said: ON, OFF, VLOST or DEFECT."""
     reported_at: datetime | None = None

@@ -10,6 +10,7 @@ from pydantic import Field
 from gateway.http.routes import Model, View
 from gateway.model import Channel, ChannelKind, Device, DeviceKind, SessionKind, SessionState, State
 from gateway.registry import Evidence
+from gateway.services.channels import fields_of
 
 Code = Annotated[str, Field(pattern=r"^\d{20}$", description="20 digits (GB/T 28181-2022 annex E).")]
 """A code that an operator enters: strict."""
@@ -228,6 +229,6 @@ def channel_detail(channel: Channel, evidence: Evidence) -> ChannelDetail:
             "secrecy": channel.secrecy,
             "added_at": channel.added_at,
             "updated_at": channel.updated_at,
-            "item": channel.item,
+            "item": fields_of(channel),
         }
     )

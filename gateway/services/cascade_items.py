@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from gateway.model import Channel, ChannelKind, Device, DeviceKind
 from gateway.services.cascade_tree import DIRECTORY, Entry
+from gateway.services.channels import fields_of
 from sip.manscdp.catalog import CatalogItem
 
 _HIDDEN: dict[str, object] = {
@@ -113,7 +114,7 @@ def without_secrets(item: CatalogItem) -> CatalogItem:
 def _as_received(channel: Channel) -> CatalogItem:
     """The Item as the lower side sent it, without what must not go up: addresses, passwords, unknown fields."""
     try:
-        item = CatalogItem.model_validate(channel.item)
+        item = CatalogItem.model_validate(fields_of(channel))
     except ValidationError:
         item = CatalogItem()
     filled: dict[str, object] = {**_HIDDEN, "secrecy": channel.secrecy}

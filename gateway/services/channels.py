@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 from gateway.model import Channel, ChannelKind
@@ -12,6 +13,28 @@ MAX_ID_LENGTH = 20
 REPORTS = frozenset({"ON", "OFF", "VLOST", "DEFECT"})
 _HIDDEN = {"password", "event"}
 """A camera's password has no business in our database; the event belongs to the message, not to the channel."""
+
+_OWN = {
+    "device_id": "channel_id",
+    "name": "name",
+    "manufacturer": "manufacturer",
+    "model": "model",
+    "civil_code": "civil_code",
+    "block": "block",
+    "address": "address",
+    "parental": "parental",
+    "parent_ids": "parent_ids",
+    "business_group_id": "business_group_id",
+    "longitude": "longitude",
+    "latitude": "latitude",
+    "point_type": "point_class",
+    "grassroots_code": "grassroots_code",
+    "ptz_type": "ptz_type",
+    "secrecy": "secrecy",
+}
+"""Fields of the Item and the fields of the channel that hold them."""
+_ITEM_NAMES = tuple(_OWN)
+_own_values = attrgetter(*_OWN.values())
 
 
 def usable_id(channel_id: str) -> bool:
@@ -26,7 +49,28 @@ def item_fields(item: CatalogItem) -> dict[str, Any]:
 
 def merged(known: Channel, item: CatalogItem) -> CatalogItem:
     """An UPDATE that carries some fields only: what it leaves out stays as it was."""
-    return CatalogItem.model_validate({**known.item, **item_fields(item)})
+    return CatalogItem.model_validate({**fields_of(known), **item_fields(item)})
+
+
+def fields_of(channel: Channel) -> dict[str, Any]:
+    """All fields of the catalog Item as received: those that the channel has itself, and those of ``channel.item``."""
+    fields = _own_fields(channel) | channel.item
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _own_fields(channel: Channel) -> dict[str, Any]:
+    """Fields of the Item that the channel has as fields of its own, as far as they say something."""
+    values = dict(zip(_ITEM_NAMES, _own_values(channel), strict=True))
+    values["parent_ids"] = list(channel.parent_ids)
+    return {name: value for name, value in values.items() if value}
+
+
+def _rest(fields: dict[str, Any], channel: Channel) -> dict[str, Any]:
+    """What of the Item the channel does not have itself: kept twice it would be half of the memory and of the
+    database of a large catalog. None: not sent, although the channel has a value (a civil code made from the code)."""
+    own = _own_fields(channel)
+    rest = {name: value for name, value in fields.items() if own.get(name) != value}
+    return rest | {name: None for name in own if name not in fields}
 
 
 def status_of(item: CatalogItem) -> str:
@@ -40,7 +84,7 @@ def channel_of(device_id: str, item: CatalogItem) -> Channel:
     """The channel that an item describes under this device (GB/T 28181-2022 A.2.1.9, annex J)."""
     kind = ChannelKind(kind_of(item.device_id).value)
     parents = tuple(dict.fromkeys(p.strip() for p in item.parent_ids if p.strip() and p != item.device_id))
-    return Channel(
+    channel = Channel(
         device_id=device_id,
         channel_id=item.device_id,
         name=item.name,
@@ -59,9 +103,10 @@ def channel_of(device_id: str, item: CatalogItem) -> Channel:
         grassroots_code=item.grassroots_code[:6],
         ptz_type=item.ptz_type,
         secrecy=item.secrecy or 0,
-        item=item_fields(item),
         reported=status_of(item),
     )
+    channel.item = _rest(item_fields(item), channel)
+    return channel
 
 
 def quality_faults(item: CatalogItem) -> tuple[str, ...]:
