@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import AsyncIterator
 
@@ -240,7 +241,9 @@ class MediaClient:
     ) -> ClientResponse:
         if self._session is None:
             raise MediaError("unavailable", "the client is not started")
-        data: str | bytes | None = raw if body is None else body.model_dump_json()
+        data: str | io.BytesIO | None = None if raw is None else io.BytesIO(raw)
+        if body is not None:
+            data = body.model_dump_json()
         headers = {"Content-Type": "application/json" if raw is None else "application/octet-stream"}
         try:
             response = await self._session.request(

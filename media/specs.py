@@ -565,9 +565,10 @@ class TalkMute(Record):
 
 
 class TalkQueued(Record):
-    """Pushed sound that waits to be sent, in seconds."""
+    """Pushed sound that waits to be sent, in seconds. ``number``: how often sound was pushed, this time included."""
 
     queued_s: float
+    number: int = 0
 
 
 RTSP_REALM = "gb28181-gateway"
@@ -808,10 +809,11 @@ class TalkLegEnded(Record):
 
 
 class TalkPlayed(Record):
-    """All sound that was pushed has been sent."""
+    """All sound has been sent, up to the push of this ``number``."""
 
     type: Literal["talk_played"] = "talk_played"
     talk_id: StreamId
+    number: int = 0
 
 
 class TalkerGone(Record):

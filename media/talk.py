@@ -69,6 +69,8 @@ class Talk:
         self._host = host
         self._framer = Framer(spec.packet_ms)
         self._queue = bytearray()
+        self._pushes = 0
+        self._paced_until = 0.0
         self._pushed = 0
         self._pacing: asyncio.Task[None] | None = None
         self._reader: Reader | None = None
@@ -101,9 +103,10 @@ class Talk:
         if len(self._queue) + len(data) > MOST_QUEUED_BYTES:
             raise MediaError("bad_request", "more than ten minutes of sound wait to be sent", 413)
         self._queue += data
+        self._pushes += 1
         if self._pacing is None or self._pacing.done():
             self._pacing = asyncio.get_running_loop().create_task(self._pace())
-        return TalkQueued(queued_s=len(self._queue) / 8000)
+        return TalkQueued(queued_s=len(self._queue) / 8000, number=self._pushes)
 
     def _send(self, frames: list[Frame]) -> None:
         for sound in frames:
@@ -115,6 +118,8 @@ class Talk:
         size = self._framer.size
         step_s = size / (1000 * SAMPLES_PER_MS)
         due = time.monotonic()
+        if self._paced_until:
+            self._framer.rest(int((due - self._paced_until) / step_s) * size)
         while self._queue:
             piece = bytes(self._queue[:size])
             del self._queue[:size]
@@ -123,7 +128,8 @@ class Talk:
             due += step_s
             await asyncio.sleep(max(0.0, due - time.monotonic()))
         self._send(self._framer.flush())
-        self._host.emit(TalkPlayed(talk_id=self.spec.talk_id))
+        self._paced_until = due
+        self._host.emit(TalkPlayed(talk_id=self.spec.talk_id, number=self._pushes))
 
     # -- what comes back ---------------------------------------------------------------------------------------
 

@@ -62,6 +62,11 @@ class Framer:
         self._rest += SILENCE * (self.size - len(self._rest))
         return self._whole()
 
+    def rest(self, samples: int) -> None:
+        """Nothing was said for so long: our clock went on."""
+        self._clock += max(0, samples)
+        self._first = True
+
     def _skip(self, gap: int) -> list[Frame]:
         """Leave out ``gap`` samples that never came."""
         if self._rest:

@@ -303,8 +303,15 @@ class Talks:
         await talk.settled()
         if not talk.live:
             raise TalkFailed(TalkCause.CANCELLED, f"the talk has ended: {talk.end_cause}")
-        talk.end_when_played = talk.end_when_played or end
-        return await talk.node.client.push_sound(talk.talk_id, data, file=file)
+        queued = await talk.node.client.push_sound(talk.talk_id, data, file=file)
+        if end:
+            talk.end_after = queued.number
+            self._end_played(talk)
+        return queued
+
+    def _end_played(self, talk: Talk) -> None:
+        if talk.end_after is not None and talk.played >= talk.end_after:
+            self.end(talk, "played")
 
     async def mute(self, talk: Talk, *, muted: bool) -> None:
         """Half duplex: the button is let go, or pressed again. MediaError."""
@@ -532,8 +539,8 @@ class Talks:
         if talk is None or talk.node is not node:
             return
         if isinstance(event, TalkPlayed):
-            if talk.end_when_played:
-                self.end(talk, "played")
+            talk.played = event.number
+            self._end_played(talk)
         else:
             self.end(talk, f"talker_{event.cause}")
 

@@ -164,7 +164,10 @@ class Talk:
     voice: asyncio.Task[None] | None = None
     """Opens the voice, once for all targets."""
     muted: bool = False
-    end_when_played: bool = False
+    played: int = 0
+    """Number of the last push that was said."""
+    end_after: int | None = None
+    """It ends when this push was said."""
     end_cause: str = ""
     ending: asyncio.Task[None] | None = None
 

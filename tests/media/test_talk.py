@@ -228,8 +228,15 @@ async def test_pushed_sound_goes_to_several_devices_and_its_end_is_told(house: H
         packets = await ear.packets(10)
         assert b"".join(bytes(p.payload) for p in packets) == sound
         assert {(p.ssrc, len(p.payload)) for p in packets} == {(number, 320)}
+    assert (await house.told(TalkPlayed)).number == 1
+    last = packets[-1]
+    assert (await client.push_sound("t", sound[:320])).number == 2
+    for ear in ears:
+        packet = (await ear.packets(1))[0]
         ear.close()
-    await house.told(TalkPlayed)
+    assert packet.marker
+    assert packet.sequence == (last.sequence + 1) & 0xFFFF
+    assert (packet.timestamp - last.timestamp - 320) % 320 == 0
 
 
 async def test_nothing_is_said_while_the_button_is_not_pressed(house: House) -> None:
