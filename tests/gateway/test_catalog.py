@@ -20,6 +20,7 @@ from gateway.events import (
     ChannelRemoved,
 )
 from gateway.model import ChannelKind
+from gateway.services.channels import channel_of, fields_of, item_fields
 from sip.endpoint import Incoming, Reply
 from sip.manscdp import Body, CatalogItem, CatalogNotify, CatalogQuery, CatalogResponse, encode
 
@@ -492,3 +493,42 @@ async def test_ten_thousand_channels_are_read_and_applied_in_slices() -> None:
         assert (await task).complete
         assert len(gateway.registry.channels(NVR)) == 10_000
         assert any(0 < count < 10_000 for count in between)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": "gate", "civil_code": "410183", "parental": 0, "secrecy": 0, "point_type": 2},
+        {"name": "gate"},
+        {"name": "gate", "parent_ids": (NVR, "41018300002160000001"), "longitude": 113.1, "latitude": 34.1},
+        {"civil_code": "4101830000", "grassroots_code": "1012010099", "resolution": ("6", "5")},
+    ],
+    ids=["zeros", "bare", "parents", "corrected"],
+)
+def test_an_entry_is_kept_once_and_comes_back_whole(fields: dict[str, Any]) -> None:
+    """What the channel corrects (a civil code of ten digits) or adds (one made from the code) is not taken for sent."""
+    item = CatalogItem(device_id="41018300001310000001", status="ON", **fields)
+    channel = channel_of(NVR, item)
+    assert fields_of(channel) == item_fields(item)
+    assert CatalogItem.model_validate(fields_of(channel)) == item
+    assert "name" not in channel.item
+
+
+async def test_a_query_whose_items_are_all_there_holds_up_no_other() -> None:
+    """It still waits for what may come on top of SumNum; the next device is asked meanwhile."""
+    other = "41018300001180000002"
+    async with (
+        core(catalog=settings()) as gateway,
+        Recorder(gateway, whole([item(1)])) as first,
+        Recorder(gateway, whole([item(2)]), device_id=other) as second,
+    ):
+        gateway.catalog._linger_s = 60.0
+        gateway.catalog._slots = asyncio.Semaphore(1)
+        await first.register()
+        await second.register()
+        tasks = [asyncio.create_task(gateway.catalog.refresh(code)) for code in (NVR, other)]
+        await until(lambda: first.asked and second.asked)
+        assert not any(task.done() for task in tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
