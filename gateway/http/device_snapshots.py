@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from enum import StrEnum
 
 from aiohttp import web
 from pydantic import AwareDatetime, Field
@@ -16,15 +15,8 @@ from gateway.http.views import AnyCode, Page, WhichDevice
 from gateway.registry import Registry
 from gateway.services.access import Role
 from gateway.services.device_snapshots import DeviceSnapshots
+from gateway.services.device_snapshots_job import JobState
 from gateway.storage.snapshots import PictureFilter, SnapshotJob, StoredPicture
-
-
-class JobState(StrEnum):
-    RUNNING = "running"
-    DONE = "done"
-    PARTIAL = "partial"
-    FAILED = "failed"
-    TIMED_OUT = "timed_out"
 
 
 class SnapshotOrder(Model):

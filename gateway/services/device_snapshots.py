@@ -7,7 +7,6 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -23,7 +22,8 @@ from gateway.peers import Peer
 from gateway.registry import Registry
 from gateway.services.device_config import Value
 from gateway.services.device_snapshots_events import DeviceSnapshotReceived, DeviceSnapshotsEnded
-from gateway.services.device_snapshots_files import PictureFiles, bare_name, read_name
+from gateway.services.device_snapshots_files import PictureFiles
+from gateway.services.device_snapshots_job import JobState, Running, bound_to, new_picture, verdict
 from gateway.services.errors import ControlCause, ControlFailed
 from gateway.storage.snapshots import SnapshotJob, SnapshotStore, StoredPicture
 from media import tickets
@@ -33,7 +33,6 @@ from sip.manscdp import Body, SnapShotConfig, UploadSnapShotFinishedNotify
 log = logging.getLogger(__name__)
 
 SNAPSHOT = "SnapShotConfig"
-CLOCK_FAULT_S = 300.0
 RETENTION_S = 600.0
 MOST_RUNNING = 1000
 UPLOAD_PATH = "/upload/snapshots"
@@ -65,17 +64,6 @@ Stranger = Callable[[str, UploadSnapShotFinishedNotify], Awaitable[bool]]
 """Takes a device's notice of a session that is not ours (an upper's); False when it is nobody's."""
 
 
-@dataclass(slots=True)
-class _Running:
-    """An order that is being carried out. ``names``: the picture of each name that came."""
-
-    job: SnapshotJob
-    names: dict[str, StoredPicture] = field(default_factory=dict)
-    storing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    noticed: bool = False
-    timer: asyncio.TimerHandle | None = None
-
-
 class DeviceSnapshots:
     """Orders pictures and takes them in. ``address`` makes the start of the URL that a device can reach.
 
@@ -98,7 +86,7 @@ class DeviceSnapshots:
         self.store, self.files = store, files
         self._bus, self._address, self._clock = bus, address, clock
         self._secret = secrets.token_urlsafe(32)
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Running] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.stranger: Stranger | None = None
         """Set by app.py: who takes notices of sessions that are not ours."""
@@ -111,7 +99,7 @@ class DeviceSnapshots:
         """Close what an earlier life left open. Raises OSError, SQLAlchemyError."""
         await self.files.open()
         for job in await self.store.running():
-            job.state, job.ended_at = "failed", self._clock.utc()
+            job.state, job.ended_at = JobState.FAILED, self._clock.utc()
             job.detail = "the gateway was restarted while the device took pictures"
             await self.store.put_job(job)
         self._spawn(self._forget())
@@ -150,7 +138,7 @@ class DeviceSnapshots:
             ends_at=now + timedelta(seconds=lasts_s),
             who=who,
         )
-        running = self._running[job.job_id] = _Running(job)  # before it is sent: a device may be quick
+        running = self._running[job.job_id] = Running(job)  # before it is sent: a device may be quick
         try:
             await self.store.put_job(job)
             value = SnapShotConfig(
@@ -164,11 +152,11 @@ class DeviceSnapshots:
             self._running.pop(job.job_id, None)
             await asyncio.shield(self._failed(job, error))
             raise
-        if job.state == "running":
+        if job.state == JobState.RUNNING:
             running.timer = asyncio.get_running_loop().call_later(lasts_s, self._expired, running)
         return job
 
-    async def _send(self, running: _Running, value: SnapShotConfig) -> None:
+    async def _send(self, running: Running, value: SnapShotConfig) -> None:
         """Some devices upload without ever sending the Response: pictures are as good as a yes."""
         job = running.job
         try:
@@ -188,7 +176,7 @@ class DeviceSnapshots:
                 )
 
     async def _failed(self, job: SnapshotJob, error: BaseException) -> None:
-        job.state, job.ended_at = "failed", self._clock.utc()
+        job.state, job.ended_at = JobState.FAILED, self._clock.utc()
         job.detail = str(error)[:500] or type(error).__name__
         try:
             await self.store.put_job(job)
@@ -210,13 +198,13 @@ class DeviceSnapshots:
 
     def _url(self, base: str, job: SnapshotJob) -> str:
         ends = job.ends_at.timestamp() + self._settings.grace_s
-        return f"{base}{UPLOAD_PATH}/{job.job_id}/{tickets.sign(self._secret, _bound_to(job), ends)}"
+        return f"{base}{UPLOAD_PATH}/{job.job_id}/{tickets.sign(self._secret, bound_to(job), ends)}"
 
     def admit(self, job_id: str, ticket: str, source: str) -> SnapshotJob:
         """The order that this upload address is for. Raises UploadRefused 403: forged, run out, or over (G186)."""
         running = self._running.get(job_id)
         now = self._clock.utc().timestamp()
-        if running is None or not tickets.verify(self._secret, _bound_to(running.job), ticket, now):
+        if running is None or not tickets.verify(self._secret, bound_to(running.job), ticket, now):
             raise self.refused(
                 source, "", 403, "bad_ticket", "this upload address is not, or no longer, good"
             )
@@ -259,7 +247,9 @@ class DeviceSnapshots:
             if before is None and len(running.names) >= job.asked:
                 text = f"only {job.asked} pictures were asked for"
                 raise self.refused(source, job.device_id, 409, "too_many", text)
-            picture = self._picture(running, data, media_type, sent_name)
+            picture = new_picture(
+                running, len(data), media_type, sent_name, belongs=self._belongs, now=self._clock.utc()
+            )
             if before is not None:
                 picture.picture_id, picture.name = before.picture_id, before.name
                 picture.received_at = before.received_at
@@ -277,36 +267,9 @@ class DeviceSnapshots:
                 job.asked, picture.warning,
             )
         )  # fmt: skip
-        if running.noticed and self._all_here(running):
+        if running.noticed and running.all_here:
             await self._end(running)
         return picture
-
-    def _picture(self, running: _Running, data: bytes, media_type: str, sent_name: str) -> StoredPicture:
-        """By the standard's name where that fits this device; else under a name of ours, with a warning (G183)."""
-        job, now = running.job, self._clock.utc()
-        bare = bare_name(sent_name)
-        read = read_name(bare)
-        own = f"picture-{len(running.names) + 1:02d}"
-        warning = ""
-        if read is None:
-            warning = f"the name is not that of 9.14.1: {bare[:60]!r}" if bare else "it came without a name"
-        elif not self._belongs(job, read.code):
-            warning, read = f"the name is that of another device: {read.code}", None
-        elif abs((read.taken_at - now).total_seconds()) > CLOCK_FAULT_S:
-            warning = "the time in its name is far from ours"
-        return StoredPicture(
-            picture_id=secrets.token_hex(8),
-            job_id=job.job_id,
-            device_id=job.device_id,
-            channel_id=job.channel_id,
-            name=bare if read is not None else own,
-            sent_name="".join(c for c in sent_name if c.isprintable())[:255],
-            media_type=media_type,
-            size_bytes=len(data),
-            received_at=now,
-            taken_at=read.taken_at if read is not None else None,
-            warning=warning,
-        )
 
     def _belongs(self, job: SnapshotJob, code: str) -> bool:
         return (
@@ -327,7 +290,7 @@ class DeviceSnapshots:
             return
         running.noticed = True
         running.job.reported = [name[:64] for name in body.file_ids[:100]]
-        if self._all_here(running):
+        if running.all_here:
             await self._end(running)
         else:
             if running.timer is not None:
@@ -335,21 +298,16 @@ class DeviceSnapshots:
             loop = asyncio.get_running_loop()
             running.timer = loop.call_later(self._settings.grace_s, self._expired, running)
 
-    @staticmethod
-    def _all_here(running: _Running) -> bool:
-        """Everything that the notice names came; more will not come."""
-        return len(running.names) >= min(len(running.job.reported), running.job.asked)
-
-    def _expired(self, running: _Running) -> None:
+    def _expired(self, running: Running) -> None:
         self._spawn(self._end(running))
 
-    async def _end(self, running: _Running) -> None:
+    async def _end(self, running: Running) -> None:
         job = running.job
         if self._running.pop(job.job_id, None) is None:
             return
         if running.timer is not None:
             running.timer.cancel()
-        job.state, job.detail = _verdict(running)
+        job.state, job.detail = verdict(running)
         job.ended_at = self._clock.utc()
         try:
             await self.store.put_job(job)
@@ -399,24 +357,3 @@ class DeviceSnapshots:
         task = asyncio.create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _bound_to(job: SnapshotJob) -> str:
-    """What the ticket is signed for: this order, this device, this session."""
-    return f"snapshots/{job.job_id}/{job.device_id}/{job.session_id}"
-
-
-def _verdict(running: _Running) -> tuple[str, str]:
-    """State and reason of an order that is over."""
-    job, received = running.job, len(running.names)
-    if running.noticed:
-        named = len(job.reported)
-        if received >= job.asked and named >= job.asked:
-            return "done", ""
-        text = f"{job.asked} asked for, {named} named by the device, {received} received"
-        return ("partial" if received or named else "failed"), text
-    if received >= job.asked:
-        return "done", "the device did not say that it had finished"
-    if received:
-        return "partial", f"{received} of {job.asked} came in time; no UploadSnapShotFinished"
-    return "timed_out", "no picture and no UploadSnapShotFinished came in time"
