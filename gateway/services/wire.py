@@ -107,7 +107,8 @@ class WireLog:
         self._strangers = _Strangers()
         self._tails: list[Tail] = []
         self._bytes = 0
-        self._dropped = 0
+        self._closed_dropped = 0
+        """Messages that closed lines had to forget while they were open."""
         self._unsubscribe: list[Callable[[], None]] = []
         self.enabled = settings.enabled
 
@@ -144,19 +145,22 @@ class WireLog:
         entry = (self._now(), direction == "in", data)
         messages = line.messages
         messages.append(entry)
-        size = len(data) + OVERHEAD_BYTES
-        line.bytes += size
-        self._bytes += size
-        if len(messages) > self._most or line.bytes > self._share or self._bytes > self._max_bytes:
+        growth = len(data) + OVERHEAD_BYTES
+        kept, share = line.bytes + growth, self._share
+        while len(messages) > self._most or (kept > share and len(messages) > 1):
+            gone = len(messages.popleft()[2]) + OVERHEAD_BYTES  # as drop_oldest, without its call
+            kept -= gone
+            growth -= gone
+            line.dropped += 1
+        line.bytes = kept
+        self._bytes += growth
+        if self._bytes > self._max_bytes:
             self._trim(line)
         if self._tails:
             self._tell(key, entry)
 
     def _trim(self, line: Line) -> None:
-        """Keep the line within its bounds, and all lines together within theirs."""
-        messages = line.messages
-        while len(messages) > self._most or (line.bytes > self._share and len(messages) > 1):
-            self._forget_oldest(line)
+        """Keep all lines together within their bound."""
         for _ in range(len(self._lines)):
             if self._bytes <= self._max_bytes:
                 return
@@ -171,7 +175,6 @@ class WireLog:
 
     def _forget_oldest(self, line: Line) -> None:
         self._bytes -= line.drop_oldest()
-        self._dropped += 1
 
     def _unknown(self, key: LineKey, direction: Direction, flow: Flow | Target, data: bytes) -> Line | None:
         """The line for a request of ours to a new address; else the message goes among the strangers (None)."""
@@ -256,6 +259,7 @@ class WireLog:
         line = self._lines.pop(key, None)
         if line is not None:
             self._bytes -= line.bytes
+            self._closed_dropped += line.dropped
             self._reckon()
 
     def _reckon(self) -> None:
@@ -286,7 +290,7 @@ class WireLog:
             kept=sum(len(line.messages) for line in self._lines.values()),
             bytes=self._bytes,
             lines=len(self._lines),
-            dropped=self._dropped,
+            dropped=self._closed_dropped + sum(line.dropped for line in self._lines.values()),
             strangers=sum(len(line.messages) for line in strangers.lines.values()),
             stranger_dropped=strangers.dropped,
         )
