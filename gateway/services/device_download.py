@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import logging
 import math
+import re
 import secrets
 import shutil
 from collections import Counter
@@ -35,6 +36,7 @@ from media.specs import ClipPart, DownloadSpec, TransferInfo, TransferSpec
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.5
+OUR_FILE = re.compile(r"[0-9a-f]{16}-\d+(-\d+)?\.(mp4|ps)")
 NEAR_S = 2.0
 """A file that lacks no more than this of the range is whole."""
 KEPT_JOBS = 500
@@ -381,9 +383,10 @@ class DeviceDownloads:
 
 
 def _emptied(directory: Path) -> None:
+    """Only what bears our names: the directory may be somebody else's too."""
     directory.mkdir(parents=True, exist_ok=True)
     for entry in directory.iterdir():
-        if entry.suffix in (".mp4", ".ps"):
+        if OUR_FILE.fullmatch(entry.name):
             entry.unlink(missing_ok=True)
 
 

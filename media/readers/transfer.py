@@ -29,6 +29,7 @@ from media.unit import TICKS_PER_SECOND, AccessUnit
 
 log = logging.getLogger(__name__)
 
+FILE_MODE = 0o640
 QUEUE_BYTES = 64 * 1024 * 1024
 EARLY_UNITS = 500
 PACK = b"\x00\x00\x01\xba"
@@ -175,7 +176,8 @@ class Transfer:
 
     @staticmethod
     def _open_in_thread(file: _File, head: bytes) -> None:
-        file.out = file.path.open("xb", buffering=0)
+        number = os.open(file.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        file.out = os.fdopen(number, "wb", buffering=0)
         file.written = file.out.write(head) if head else 0
 
     @staticmethod

@@ -111,6 +111,7 @@ async def test_pictures_pass_at_the_speed_that_was_asked_for(
     assert all(b.clock_s > a.clock_s for a, b in pairwise(pictures))
 
 
+@pytest.mark.gb("G243")
 async def test_backward_the_clock_runs_back(gateway: Gateway, api: ApiClient) -> None:
     async with recorder(gateway) as device:
         channel_id = device.camera_ids[0]
