@@ -102,13 +102,14 @@ class Announcements:
     async def _speak(
         self, found: Announcement, offer: Offer, session: InviteSession, sock: socket.socket, ssrc: int
     ) -> None:
-        """The sound once, then silence until the BYE."""
+        """The sound over and over until the BYE."""
         loop, number, started = asyncio.get_running_loop(), 0, time.monotonic()
         try:
             if offer.transport == TCP_ACTIVE:
                 await loop.sock_connect(sock, (offer.host, offer.port))
             while not session.ended.done():
-                piece = found.sound[number * PACKET : (number + 1) * PACKET].ljust(PACKET, SILENCE)
+                place = number * PACKET % len(found.sound)
+                piece = found.sound[place : place + PACKET].ljust(PACKET, SILENCE)
                 packet = rtp.build(8, number, number * PACKET, ssrc, piece)
                 with contextlib.suppress(OSError):
                     if offer.transport == UDP:
