@@ -4,6 +4,7 @@ import { api, query } from "./api.js";
 import { debounce, h, icon, iconButton } from "./dom.js";
 import { ask, attempt, confirmed, pager, stateTag, table } from "./forms.js";
 import { ago, dateTime, t, word } from "./i18n.js";
+import { showWire } from "./wire.js";
 
 const PAGE = 50;
 
@@ -26,6 +27,7 @@ export class DevicesView {
       { title: t("reason"), class: "reason", cell: (d) => (d.state === "online" ? "" : word(d.offline_cause || "never_registered")) },
       { title: t("actions"), class: "actions", cell: (d) => (this.operator ? h("div", { class: "button-row" },
         iconButton("refresh", t("refresh_catalog"), () => attempt(() => api("POST", `/api/devices/${d.device_id}/catalog`), t("catalog_asked"))),
+        iconButton("book", t("profile_and_wire"), () => showWire(d)),
         iconButton("edit", t("edit"), () => this.edit(d)),
         iconButton("trash", t("delete"), () => this.remove(d))) : "") },
     ], t("devices"));
@@ -57,14 +59,14 @@ export class DevicesView {
 
   async add() {
     const done = await ask(t("add_device"), this.#fields(null), (v) => api("POST", "/api/devices", {
-      device_id: v.device_id, name: v.name, password: v.password || null, profile: profileOf(v),
+      device_id: v.device_id, name: v.name, password: v.password || null, profile: profileOf(v, {}),
     }));
     if (done) this.load();
   }
 
   async edit(device) {
     const done = await ask(t("edit_device"), this.#fields(device), (v) => api("PATCH", `/api/devices/${device.device_id}`, {
-      name: v.name, ...(v.password ? { password: v.password } : {}), profile: profileOf(v),
+      name: v.name, ...(v.password ? { password: v.password } : {}), profile: profileOf(v, device.profile),
     }));
     if (done) this.load();
   }
@@ -76,4 +78,7 @@ export class DevicesView {
   }
 }
 
-const profileOf = (v) => ({ media_transport: v.media_transport || null, charset: v.charset || null, sdp_form: v.sdp_form });
+// Only what was changed here is an operator's word: what was learned, or is known of the make, stays what it is.
+const profileOf = (v, now) => Object.fromEntries(["media_transport", "charset", "sdp_form"]
+  .filter((name) => (v[name] || "") !== (now[name] || (name === "sdp_form" ? "standard" : "")))
+  .map((name) => [name, v[name] || null]));
