@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from operator import attrgetter
+from sys import intern
 from typing import Any
 
 from gateway.model import Channel, ChannelKind
@@ -81,22 +82,29 @@ def status_of(item: CatalogItem) -> str:
 
 
 def channel_of(device_id: str, item: CatalogItem) -> Channel:
-    """The channel that an item describes under this device (GB/T 28181-2022 A.2.1.9, annex J)."""
+    """The channel that an item describes under this device (GB/T 28181-2022 A.2.1.9, annex J).
+
+    Texts that many entries share are kept once.
+    """
     kind = ChannelKind(kind_of(item.device_id).value)
-    parents = tuple(dict.fromkeys(p.strip() for p in item.parent_ids if p.strip() and p != item.device_id))
+    parents = tuple(
+        dict.fromkeys(intern(p.strip()) for p in item.parent_ids if p.strip() and p != item.device_id)
+    )
     channel = Channel(
         device_id=device_id,
         channel_id=item.device_id,
         name=item.name,
         kind=kind,
-        manufacturer=item.manufacturer,
-        model=item.model,
-        civil_code="" if kind is ChannelKind.DIVISION else valid_civil_code(item.civil_code, item.device_id),
+        manufacturer=intern(item.manufacturer),
+        model=intern(item.model),
+        civil_code=intern(
+            "" if kind is ChannelKind.DIVISION else valid_civil_code(item.civil_code, item.device_id)
+        ),
         block=item.block,
         address=item.address,
         parental=item.parental or 0,
         parent_ids=() if kind is ChannelKind.DIVISION else parents,
-        business_group_id=item.business_group_id,
+        business_group_id=intern(item.business_group_id),
         longitude=item.longitude,
         latitude=item.latitude,
         point_class=item.point_type,
