@@ -131,6 +131,12 @@ async def yard(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Yard]:
                 await one.wait_registered(30)
                 await running.channel_online(one)
             await older.wait_registered(30)
+            for one in cameras.values():  # what the gateway asks by itself is over: what comes is ours
+
+                def known(path: str = f"/api/devices/{one.device_id}") -> bool:
+                    return bool(running.gateway.call("GET", path)[1]["manufacturer"])
+
+                await eventually(known, 30, f"DeviceInfo of {one.device_id}")
             yield Yard(running, cameras, older)
         finally:
             await asyncio.gather(
@@ -294,6 +300,9 @@ async def test_refusals_and_silence_are_told_with_what_the_device_said_last(yard
     assert silent["cause"] == "no_answer"
     assert silent["device_response"].startswith("200 OK to GuardCmd; last Result ERROR to DeviceControl")
     await yard.audited("device.guard", device, "no_answer")
+    counted = yard.gateway.metrics()
+    for result in ("rejected", "no_answer"):
+        assert series(counted, "gateway_device_commands_total", command="GuardCmd", result=result) >= 1
     device.faults.lose_parts = set()
 
     device.faults.statuses = {"DeviceInfo": 405, "DeviceStatus": 503}
@@ -472,9 +481,6 @@ async def test_an_upgrade_is_accepted_registered_anew_and_told(yard: Yard, way: 
     path = f"/api/devices/{device.device_id}/upgrades"
     order = {"firmware": f"9.{way[1]}", "file_url": "http://fetch:secret@192.0.2.9/fw/9.bin?key=1"}
     device.condition.upgrade_takes_s = 1.0
-    await eventually(  # asked by the gateway a moment after the device came
-        lambda: yard.gateway.call("GET", f"/api/devices/{device.device_id}")[1]["manufacturer"], 30
-    )
     registers = device.registration.registers
     with listening(yard.gateway, "upgrade_changed") as events:
         job = await yard.api("POST", path, order, status=201)
