@@ -19,12 +19,7 @@ SEEDS = [
     if path.is_file()
 ]
 PIECES = (
-    b"\r\n\r\n",
-    b"<?xml",
-    b"\0",
-    b"Content-Length: 99999\r\n",
-    b"<SN>",
-    b"Content-Type: x\r\n",
+    *(b"\r\n\r\n", b"<?xml", b"\0", b"<SN>", b"Content-Length: 99999\r\n", b"Content-Type: x\r\n"),
     b'Authorization: Digest nonce="',
 )
 KEY, LOCAL = ("10.41.183.61", 5060, "tcp"), ("10.41.183.20", 5060)
