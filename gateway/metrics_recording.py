@@ -13,6 +13,7 @@ from gateway.services.recording_disks import DiskState
 
 if TYPE_CHECKING:
     from gateway.services.nodes import NodeHandle
+    from gateway.services.recording_cache import RecordingCache
     from gateway.services.recording_parts import Recording
 
 COUNTERS = {
@@ -130,6 +131,32 @@ class RecordingGauges(Collector):
             uploads.add_metric(("ok",), recording.uploader.uploaded)
             uploads.add_metric(("failed",), recording.uploader.failures)
             yield uploads
+        if recording.cache is not None:
+            yield from read_cache(recording.cache)
+
+
+def read_cache(cache: RecordingCache) -> Iterator[Metric]:
+    """Of the cache for files that are in the object storage only."""
+    fetches = _counter(
+        "cache_fetches",
+        "Files wanted from the object storage: fetched, joined (another's fetch was waited for), found (it was here),"
+        " missing (no such object), failed.",
+        "result",
+    )
+    for result in ("fetched", "joined", "found", "missing", "failed"):
+        fetches.add_metric((result,), cache.counts[result])
+    yield fetches
+    evicted = _counter("cache_evicted_files", "Files dropped from the cache to make room.")
+    evicted.add_metric((), cache.counts["evicted"])
+    yield evicted
+    for name, text, value in (
+        ("cache_files", "Files in the cache.", cache.files),
+        ("cache_bytes", "Bytes in the cache.", cache.bytes),
+        ("cache_limit_bytes", "Most bytes that may be in the cache.", cache.limit_bytes),
+    ):
+        gauge = _gauge(name, text)
+        gauge.add_metric((), value)
+        yield gauge
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

@@ -79,7 +79,7 @@ def from_gcj02(longitude: float, latitude: float) -> Point:
 
 
 def convert(points: Sequence[Point], system: CoordinateSystem) -> list[Point]:
-    """WGS-84 points in another system. Raises ConversionMissing."""
+    """WGS-84 points, or none, in another system. Raises ConversionMissing."""
     return _CONVERSIONS[system](points)
 
 
@@ -88,6 +88,8 @@ def _to_cgcs2000(points: Sequence[Point]) -> list[Point]:
         from pyproj import Transformer
     except ImportError as error:
         raise ConversionMissing(EXTRA_MISSING) from error
+    if not points:
+        return []  # pyproj refuses to transform nothing
     transformer = Transformer.from_crs(
         EPSG[CoordinateSystem.WGS84], EPSG[CoordinateSystem.CGCS2000], always_xy=True
     )

@@ -192,6 +192,7 @@ def test_cgcs2000_is_left_to_proj() -> None:
     pytest.importorskip("pyproj")
     (east, north), _ = convert([GATE, (87.6, 43.8)], CoordinateSystem.CGCS2000)
     assert (east, north) == pytest.approx(GATE, abs=2e-5), "both systems agree to about a metre"
+    assert convert([], CoordinateSystem.CGCS2000) == []
 
 
 def test_without_the_library_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

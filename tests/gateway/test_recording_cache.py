@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from config.settings import S3Settings
+from gateway.metrics_recording import read_cache
 from gateway.services.errors import PlayCause, PlayFailed
 from gateway.services.recording_cache import RecordingCache
 from gateway.services.recording_disks import Space
@@ -195,4 +196,39 @@ async def test_whoever_waits_too_long_is_told_and_the_fetch_goes_on(tmp_path: Pa
     shelf.gate.set()
     assert await cache.fetch(stored("a"))
     assert shelf.asked == ["a"]
+    await cache.close()
+
+
+async def test_metrics_say_what_the_cache_did(tmp_path: Path) -> None:
+    shelf = Shelf()
+    cache = cache_of(tmp_path, shelf)
+    await cache.start()
+    shelf.gate.clear()
+    waiting = [asyncio.create_task(cache.fetch(stored("a"))) for _ in range(3)]
+    while not shelf.asked:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    shelf.gate.set()
+    assert await asyncio.gather(*waiting) == [True, True, True]
+    for name in ("a", "b", "c", "d"):  # room for three
+        assert await cache.fetch(stored(name))
+    shelf.error = ObjectMissing("404")
+    assert not await cache.fetch(stored("e"))
+    shelf.error = StorageUnavailable("refused")
+    with pytest.raises(PlayFailed):
+        await cache.fetch(stored("f"))
+    read = {
+        (sample.name, sample.labels.get("result", "")): sample.value
+        for metric in read_cache(cache)
+        for sample in metric.samples
+    }
+    prefix = "gateway_recording_cache"
+    fetches = {result: value for (name, result), value in read.items() if name == f"{prefix}_fetches_total"}
+    assert fetches == {"fetched": 4, "joined": 2, "found": 1, "missing": 1, "failed": 1}
+    files = cache.files
+    assert read[f"{prefix}_evicted_files_total", ""] == 4 - files
+    assert 1 <= files <= 3
+    assert read[f"{prefix}_files", ""] == files
+    assert read[f"{prefix}_bytes", ""] == files * MB
+    assert read[f"{prefix}_limit_bytes", ""] == 3 * MB
     await cache.close()
