@@ -17,8 +17,8 @@ from gateway.http.health import SystemFacts
 from gateway.metrics import Metrics
 from gateway.metrics_alarms import AlarmGauges
 from gateway.metrics_commands import CommandGauges
-from gateway.metrics_devices import DeviceGauges
 from gateway.metrics_device_recordings import DeviceRecordingGauges
+from gateway.metrics_devices import DeviceGauges
 from gateway.metrics_profiles import ProfileGauges
 from gateway.metrics_recording import RecordingGauges
 from gateway.metrics_signalling import SignallingGauges
@@ -647,9 +647,7 @@ class Gateway:
             )
         )
         self.metrics.collector.register(
-            ProfileGauges(
-                self.registry, self.dialogs.ghosts, self.wire, lambda: self.sessions.room.made
-            )
+            ProfileGauges(self.registry, self.dialogs.ghosts, self.wire, lambda: self.sessions.room.made)
         )
         self.metrics.collector.register(TalkGauges(self.talks, self.nodes.handles))
         self.metrics.collector.register(
