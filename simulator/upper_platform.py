@@ -666,7 +666,10 @@ class UpperPlatform:
         to: str = "",
         **filters: Any,
     ) -> list[RecordInfoResponse]:
-        """Ask what is recorded (``to``: in the To header instead of the platform); the parts of the answer as they came. Raises TimeoutError when one is missing."""
+        """Ask what is recorded (``to``: in the To header instead of the platform); the parts of the answer as they came.
+
+        Raises TimeoutError when one is missing.
+        """
         query = RecordInfoQuery(
             sn=self.next_sn(), device_id=channel_id, start_time=start, end_time=end, **filters
         )

@@ -237,16 +237,18 @@ async def test_roles_open_only_what_they_should_and_refusals_are_written_down(ho
 
 @pytest.mark.gb("G283")
 async def test_every_changing_route_is_audited(home: House) -> None:
-    """Log-in writes its own line; commands to cameras are written down by the control service."""
-    own = {
-        "/api/login",
-        "/api/logout",
-        "/api/channels/{channel_id}/ptz",
-        "/api/channels/{channel_id}/key-frame",
-        "/api/channels/{channel_id}/alarm-reset",
-    }
-    own.add("/api/channels/{channel_id}/whep/{viewer_id}")
-    own.add("/api/channels/{channel_id}/alarm-reset")
+    """Log-in writes its own line; commands to devices and talks are written down by their services, with the outcome."""
+    device, channel = "/api/devices/{device_id}", "/api/channels/{channel_id}"
+    own = {"/api/login", "/api/logout", f"{channel}/whep/{{viewer_id}}"}
+    own |= {f"{device}/{command}" for command in ("reboot", "sd-cards/format", "upgrades")}
+    own |= {
+        f"{channel}/{command}"
+        for command in (
+            "ptz", "key-frame", "alarm-reset", "device-recording", "guard", "drag-zoom", "home-position", "aim",
+            "target-track",
+        )
+    }  # fmt: skip
+    own |= {"/api/talks", "/api/talks/{talk_id}", "/api/talks/{talk_id}/audio", f"{channel}/whip"}
     # Who played what back is written when it is opened, not each time it is paused or moved.
     own |= {"/api/playback/{session_id}", "/api/playback/{session_id}/whep"}
     own.add("/api/playback/{session_id}/whep/{viewer_id}")
