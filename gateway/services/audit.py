@@ -89,7 +89,9 @@ class Audit:
         return await self._store.audit_entries(before=before, limit=limit)
 
     def _entry(self, who: str, action: str, target: str, result: str, detail: str) -> AuditEntry:
-        if len(who) > MAX_WHO:  # a user of a platform far above carries the codes of all platforms between (8.3)
+        if (
+            len(who) > MAX_WHO
+        ):  # a user of a platform far above carries the codes of all platforms between (8.3)
             detail, who = f"{detail} who={who}".strip(), who[:MAX_WHO]
         return AuditEntry(self._clock.utc(), who, action, target, result, detail[:MAX_DETAIL])
 

@@ -212,11 +212,15 @@ async def lists_and_forms(demo: Demo, browser: Browser) -> None:
         await page.wait_for_selector("text=南门 & <北门>")
         await page.locator("tbody tr", has_text="学校路").locator('[aria-label="档案与信令"]').click()
         await page.wait_for_selector(".dialog .wire-step summary:has-text('REGISTER')")
-        await page.locator(".dialog .wire-step summary", has_text="Notify Keepalive").or_(
-            page.locator(".dialog .wire-step summary", has_text="Response Catalog")
-        ).first.click()
+        await (
+            page.locator(".dialog .wire-step summary", has_text="Notify Keepalive")
+            .or_(page.locator(".dialog .wire-step summary", has_text="Response Catalog"))
+            .first.click()
+        )
         assert "<CmdType>" in await page.locator(".dialog .wire-step[open] pre").inner_text()
-        assert "人工设置" in await page.locator(".dialog .wire table").inner_text()  # the demo sets its media transport
+        assert (
+            "人工设置" in await page.locator(".dialog .wire table").inner_text()
+        )  # the demo sets its media transport
         await page.click('.dialog [aria-label="×"]')
         await page.wait_for_selector(".dialog", state="detached")
         await page.click('.tab[data-view="platforms"]')

@@ -126,7 +126,9 @@ def shy_camera(
 
 
 @pytest.mark.quirk(30)
-@pytest.mark.parametrize(("serial", "way"), list(enumerate(WAYS)), ids=[f"{way[0].name}-{way[1]}" for way in WAYS])
+@pytest.mark.parametrize(
+    ("serial", "way"), list(enumerate(WAYS)), ids=[f"{way[0].name}-{way[1]}" for way in WAYS]
+)
 async def test_the_way_that_worked_is_learned_and_forgotten(
     town: Town, serial: int, way: tuple[Edition, str]
 ) -> None:
