@@ -50,7 +50,7 @@ export class Player extends EventTarget {
     const turn = this.turn;
     this.#tell("opening");
     try {
-      if (!this.noWebRtc && window.RTCPeerConnection) {
+      if (!this.noWebRtc && webRtcShows()) {
         try {
           await this.#openWebRtc(turn);
           return;
@@ -282,6 +282,14 @@ export class Player extends EventTarget {
 function playable() {
   const types = { h264: "avc1.640028", h265: "hvc1.1.6.L120.B0" };
   return Object.keys(types).filter((name) => MediaSource.isTypeSupported(`video/mp4; codecs="${types[name]}"`)).join(",");
+}
+
+/** Whether WebRTC here knows any codec of cameras. Firefox without its OpenH264 plugin does not; asking would only be refused.
+    Looked up each time, because that plugin may arrive while the page is open. */
+function webRtcShows() {
+  if (!window.RTCPeerConnection) return false;
+  const known = window.RTCRtpReceiver?.getCapabilities?.("video");
+  return !known || known.codecs.some(({ mimeType }) => /^video\/h26[45]$/i.test(mimeType));
 }
 
 function gathered(pc) {
