@@ -100,7 +100,7 @@ from sip.endpoint import Endpoint, Identity, Incoming, Limits
 from sip.flow import Flow
 from sip.ids import SsrcPool
 from sip.manscdp import BroadcastNotify, MediaStatusNotify
-from sip.transport import TransportLimits
+from sip.transport_shared import TransportLimits
 
 logger = logging.getLogger(__name__)
 

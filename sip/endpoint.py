@@ -46,7 +46,8 @@ from sip.session import InviteSession
 from sip.subscription import NotifierSubscription, Subscription
 from sip.timers import NEVER, Timers
 from sip.tls import Tls
-from sip.transport import SocketTransport, TransportLimits
+from sip.transport import SocketTransport
+from sip.transport_shared import TransportLimits
 from sip.uri import SipUri, join_host_port, split_host_port
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from sip.flow import Target, TransportName
 from sip.ids import domain_of
 from sip.manscdp import CONTENT_TYPE, Body, Edition, KeepaliveNotify, encode
 from sip.message import Response
-from sip.transport import is_address
+from sip.routes import is_address
 from sip.uri import SipUri, join_host_port
 
 log = logging.getLogger(__name__)

@@ -288,7 +288,7 @@ async def test_a_move_to_another_address_keeps_the_history(town: Town) -> None:
     """A camera whose connection breaks comes back from another port; what it said before is still shown."""
     device = town.cameras[V16, "tcp"]
     before = {step["remote"] for step in await town.messages(device, limit=10_000)}
-    for connection in list(device.endpoint._transport._connections.values()):
+    for connection in list(device.endpoint._transport.streams.connections.values()):
         connection.abort()
     device.registration.again()
     await eventually(lambda: device.registration.registered.is_set(), 30, "registered again")

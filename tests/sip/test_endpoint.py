@@ -260,7 +260,7 @@ async def test_a_connection_is_dialled_again_after_it_broke() -> None:
     async with endpoint() as sender, endpoint() as server:
         for _ in range(2):
             assert (await sender.request("MESSAGE", to(server, "tcp"), to="sip:x@y")).status == 200
-            for connection in list(server._transport._connections.values()):
+            for connection in list(server._transport.streams.connections.values()):
                 connection.abort()
             await eventually(lambda: sender.counts["connections"] == 0)
 
@@ -284,7 +284,7 @@ async def test_a_peer_that_does_not_read_is_closed_and_blocks_nobody() -> None:
 
 @pytest.mark.quirk(5)
 async def test_half_a_message_does_not_keep_a_connection_for_ever() -> None:
-    from sip.transport import TransportLimits
+    from sip.transport_shared import TransportLimits
 
     counter = Counter()
     limits = Limits(transport=TransportLimits(partial_message_s=0.1))
@@ -298,7 +298,7 @@ async def test_half_a_message_does_not_keep_a_connection_for_ever() -> None:
 
 
 async def test_connections_are_bounded() -> None:
-    from sip.transport import TransportLimits
+    from sip.transport_shared import TransportLimits
 
     limits = Limits(transport=TransportLimits(connections=2))
     async with endpoint(limits=limits) as server:
@@ -312,7 +312,7 @@ async def test_connections_are_bounded() -> None:
 
 def test_the_receive_buffer_is_asked_for() -> None:
     """Quirk 13: at least 4 MiB are asked; the kernel may grant less."""
-    from sip.transport import TransportLimits
+    from sip.transport_shared import TransportLimits
 
     assert TransportLimits().udp_receive_buffer >= 4 * 1024 * 1024
 

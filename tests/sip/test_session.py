@@ -283,7 +283,7 @@ async def test_cancelled_in_the_moment_of_the_200() -> None:
         request = await peer.request()
         peer.send(answer(request, 200, body=ANSWER), caller.port)
         while caller.counts["dialogs"] == 0:
-            caller._transport._udp_readable()
+            caller._transport.udp.readable()
         task.cancel()
         assert [(await peer.request()).method for _ in range(2)] == ["ACK", "BYE"]
         with pytest.raises(asyncio.CancelledError):

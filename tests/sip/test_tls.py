@@ -15,7 +15,7 @@ from sip.flow import Target
 from sip.note import NoteKey, PeerGuard
 from sip.observer import Direction, Observer
 from sip.tls import Tls, client_context, server_context
-from sip.transport import TransportLimits
+from sip.transport_shared import TransportLimits
 
 ONE, OTHER = Identity("41018300001320000001", "4101830000"), Identity("41018300002000000001", "4101830000")
 
@@ -180,18 +180,18 @@ async def test_what_speaks_no_tls_is_refused_and_counted(bench: Bench) -> None:
 async def test_silent_callers_hold_no_more_than_their_share(bench: Bench) -> None:
     """Connections that never begin a handshake are bounded; the endpoint closes in spite of them."""
     server = await bench.server()
-    server._transport.limits = TransportLimits(handshakes=3)
+    server._transport.shared.limits = TransportLimits(handshakes=3)
     callers = [socket.create_connection(("127.0.0.1", server.tls_port)) for _ in range(6)]
     try:
         async with asyncio.timeout(20):
-            while server._transport._greeting < 3:
+            while server._transport.greeting.under_way < 3:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.1)
-        assert server._transport._greeting == 3
+        assert server._transport.greeting.under_way == 3
     finally:
         async with asyncio.timeout(20):
             await bench.close()
-        assert server._transport._greeting == 0
+        assert server._transport.greeting.under_way == 0
         for caller in callers:
             caller.close()
 

@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 from sip_wire import Counter, TcpPeer, UdpPeer, eventually, wire
 
+from sip.connection import Connection
 from sip.errors import TransportFailed
 from sip.flow import Flow, Target
 from sip.framing import FrameFault
-from sip.transport import Connection, Routes, SocketTransport, TransportLimits, is_address
+from sip.routes import Routes, is_address
+from sip.transport import SocketTransport
+from sip.transport_shared import TransportLimits
 
 
 class Heard:
@@ -74,9 +77,9 @@ class BlockedSocket:
 
 
 def blocked(made: SocketTransport, error: OSError) -> BlockedSocket:
-    assert made._udp is not None
-    fake = BlockedSocket(made._udp, error)
-    made._udp = fake  # type: ignore[assignment]
+    assert made.udp._socket is not None
+    fake = BlockedSocket(made.udp._socket, error)
+    made.udp._socket = fake  # type: ignore[assignment]
     return fake
 
 
@@ -222,7 +225,7 @@ async def test_a_peer_that_reads_again_keeps_its_connection() -> None:
         await eventually(lambda: heard.messages)
         made.send(b"x" * 1_000_000, heard.messages[0][1])
         assert len(await slow.reader.readexactly(1_000_000)) == 1_000_000
-        (connection,) = made._connections.values()
+        (connection,) = made.streams.connections.values()
         await eventually(lambda: connection.stalled_since == 0.0)
         assert heard.closed == []
 
