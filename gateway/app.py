@@ -638,7 +638,7 @@ class Gateway:
         self.alarm_reset.audit = self.commands.audit = self.http.audit.note
         self.registrar.audit = self.http.audit.note
         self.recording.connect(audit=self.http.audit.note)
-        self.talks.audit = self.upper_broadcasts.audit = self.http.audit.note
+        self.talks.news.audit = self.upper_broadcasts.audit = self.http.audit.note
         self.metrics.collector.register(DeviceGauges(self.snapshots, self.video_uploads))
         self.metrics.collector.register(RecordingGauges(self.recording, self.nodes.handles))
         self.metrics.collector.register(

@@ -35,7 +35,7 @@ class TalkGauges(Collector):
             "gateway_talk_failures", "Loudspeakers that could not be spoken to.", labels=("cause",)
         )
         for cause in TalkCause:
-            failures.add_metric((cause.value,), self._talks.failures[cause.value])
+            failures.add_metric((cause.value,), self._talks.news.failures[cause.value])
         yield failures
         invites = CounterMetricFamily(
             "gateway_talk_invites", "INVITEs of devices that came for sound.", labels=("result",)

@@ -1,7 +1,7 @@
 """Talk and broadcast: who speaks to which loudspeaker, how each device is reached, and how it all ends (9.12).
 
-One task per target, read top to bottom: ring, answer, talk, end. A loudspeaker has one talker; a user of higher rank
-takes it over, all others are told who holds it.
+One task per target (``talk_reach``). A loudspeaker has one talker; a user of higher rank takes it over, all others are
+told who holds it.
 """
 
 from __future__ import annotations
@@ -9,28 +9,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from config.settings import MediaSettings, TalkSettings
 from gateway.clock import Clock
-from gateway.errors import GatewayError
-from gateway.events import DeviceOffline, EventBus, TalkChanged
-from gateway.model import Device
+from gateway.events import DeviceOffline, EventBus
 from gateway.registry import Registry
-from gateway.services.broadcast import Broadcasts, Claim, Expected, first_claim
+from gateway.services.broadcast import Broadcasts
 from gateway.services.errors import PlayFailed
 from gateway.services.nodes import NodeHandle, Nodes
 from gateway.services.session_record import LiveSession
-from gateway.services.talk_calls import TalkCalls, media_failure, new_branch, refusal
+from gateway.services.talk_calls import TalkCalls, media_failure
+from gateway.services.talk_news import TalkNews
 from gateway.services.talk_outputs import Outputs
+from gateway.services.talk_reach import Asker, Reaching
 from gateway.services.talk_record import (
     Branch,
     Talk,
     TalkCause,
     TalkFailed,
-    TalkState,
     TalkTarget,
     VoiceOpener,
 )
@@ -41,35 +40,16 @@ from media.specs import (
     TalkOffer,
     TalkPlayed,
     TalkQueued,
-    TalkRole,
     TalkSpec,
     TalkUp,
 )
-from sip.errors import RemoteError
-from sip.manscdp import Body, BroadcastNotify, BroadcastResponse, Edition
 
 log = logging.getLogger(__name__)
 
-UP_TIMEOUT_S = 20.0
-"""From the device's ACK to a way for the sound: TCP dialled or accepted."""
 TAKE_OVER_WAIT_S = 10.0
-LATER_S = 0.5
-"""A missing Response is told before a missing INVITE."""
 KEPT_TALKS = 100
 """Ended talks that can still be asked for."""
-_TRY_TALK = frozenset(
-    {TalkCause.REJECTED, TalkCause.NO_ANSWER, TalkCause.NO_INVITE, TalkCause.SDP_NOT_ACCEPTED}
-)
-"""A 2016 device that takes no broadcast may know s=Talk."""
-
-Audit = Callable[[str, str, str, str, str], None]
 Key = tuple[str, str]
-
-
-class Asker(Protocol):
-    """What is needed of gateway.dispatch.Dispatch."""
-
-    async def query(self, device: Device, body: Body, *, timeout_s: float = 5.0) -> Body: ...
 
 
 class Player(Protocol):
@@ -110,17 +90,25 @@ class Talks:
         clock: Clock | None = None,
     ) -> None:
         self._settings, self._media = settings, media
-        self._registry, self._bus, self._asker, self._player = registry, bus, asker, player
+        self._registry, self._bus, self._player = registry, bus, player
         self._nodes, self._calls, self._clock = nodes, calls, clock or Clock()
         self.outputs = Outputs(registry)
         self.broadcasts = Broadcasts()
-        self.audit: Audit | None = None
-        self.failures: Counter[str] = Counter()
-        """Targets that could not be reached, by cause, for metrics."""
+        self.news = TalkNews(bus)
         self._talks: dict[str, Talk] = {}
         self._ended: deque[Talk] = deque(maxlen=KEPT_TALKS)
         self._branches: dict[str, Branch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reaching = Reaching(
+            settings=settings,
+            registry=registry,
+            asker=asker,
+            calls=calls,
+            broadcasts=self.broadcasts,
+            news=self.news,
+            branches=self._branches,
+            spawn=self._spawn,
+        )
         self._unsubscribe: Callable[[], None] | None = None
         self._closing = False
 
@@ -202,8 +190,8 @@ class Talks:
             await talk.undo.aclose()
             raise
         for target in live:
-            self._tell(talk, target)
-            target.task = self._spawn(self._run(talk, target), f"talk-{target.output_id}")
+            self.news.tell(talk, target)
+            target.task = self._spawn(self._reaching.run(talk, target), f"talk-{target.output_id}")
         self._spawn(self._watch(talk), f"talk-watch-{talk.talk_id}")
         return talk
 
@@ -249,7 +237,7 @@ class Talks:
                 failures.append(failure)
                 if target not in talk.targets:
                     talk.targets.append(target)
-                self._failed(talk, target, failure)
+                self.news.failed(talk, target, failure)
         return failures
 
     async def _make_free(self, talk: Talk, target: TalkTarget) -> None:
@@ -266,7 +254,7 @@ class Talks:
                         f"{other.who} speaks to {held.output_id} (priority {other.priority})",
                     )
                 if held.task is None:
-                    self._over(other, held, "taken_over")
+                    self.news.over(other, held, "taken_over")
                     continue
                 held.end("taken_over")
                 await asyncio.wait([held.task], timeout=TAKE_OVER_WAIT_S)
@@ -275,7 +263,7 @@ class Talks:
         """The talk at its node; in full duplex at the node of the picture, whose sound is heard (G253)."""
         listen: str | None = None
         device = self._registry.devices[first.device_id]
-        if talk.full_duplex and self._forms(device)[0] == "broadcast":
+        if talk.full_duplex and self._reaching.forms(device)[0] == "broadcast":
             talk.session = session = await self._player.play(first.device_id, first.channel_id)
             if session.node is None:
                 raise TalkFailed(TalkCause.NODE_DOWN, "the picture's session has no node")
@@ -317,187 +305,6 @@ class Talks:
         """Half duplex: the button is let go, or pressed again. MediaError."""
         await talk.node.client.mute_talk(talk.talk_id, muted=muted)
         talk.muted = muted
-
-    # -- one target --------------------------------------------------------------------------------------------
-
-    async def _run(self, talk: Talk, target: TalkTarget) -> None:
-        """Ring, talk, end. The device's dialogs and legs are given back whatever happens."""
-        try:
-            await self._reach(talk, target)
-        except TalkFailed as failure:
-            self._failed(talk, target, failure)
-        except (GatewayError, RemoteError) as error:
-            self._failed(talk, target, TalkFailed(TalkCause.REJECTED, str(error)))
-        except asyncio.CancelledError:
-            self._over(talk, target, target.end_cause or "gateway_stopped")
-        finally:
-            for branch in target.branches:
-                self._branches.pop(branch.leg_id, None)
-
-    async def _reach(self, talk: Talk, target: TalkTarget) -> None:
-        device = self._registry.devices.get(target.device_id)
-        if device is None:
-            raise TalkFailed(TalkCause.NOT_FOUND, f"device {target.device_id} is not known any more")
-        failure: TalkFailed | None = None
-        for form in self._forms(device):
-            target.form = form
-            try:
-                if form == "broadcast":
-                    await self._broadcast(talk, target, device)
-                else:
-                    await self._call(talk, target, device)
-                return
-            except TalkFailed as error:
-                if target.state is not TalkState.RINGING or error.why not in _TRY_TALK:
-                    raise
-                failure = failure or error
-                if device.profile.origin("talk_mode") == "learned":
-                    self._registry.learn(device, talk_mode=None)
-        if failure is not None:
-            raise failure
-
-    def _forms(self, device: Device) -> list[str]:
-        """Ways to try: as the profile says; else the broadcast, and s=Talk where the edition of 2016 is spoken."""
-        mode = device.profile.talk_mode
-        if mode in ("broadcast", "talk"):
-            return [mode]
-        old = Edition.from_header(device.edition) is Edition.V2016
-        return ["broadcast", "talk"] if old else ["broadcast"]
-
-    async def _broadcast(self, talk: Talk, target: TalkTarget, device: Device) -> None:
-        """Announce, wait for the device's INVITE, answer it; a whole device may send one per loudspeaker (G250)."""
-        source = self._calls.server_id
-        with self.broadcasts.expect(device.device_id, source, target.output_id) as expected:
-            claim = await self._ring(target, device, expected, source)
-            target.answered.set()
-            async with _Branches(self, target) as branches:
-                await branches.add(self._answer(talk, target, device, claim))
-                self._talking(talk, target)
-                self._over(talk, target, await branches.until_over(talk, target, device, expected))
-
-    async def _ring(self, target: TalkTarget, device: Device, expected: Expected, source: str) -> Claim:
-        """The device's first INVITE. Some come before the Response, some send no Response at all.
-
-        Raises TalkFailed: rejected (Result ERROR), no_answer (the MESSAGE), no_invite (G256).
-        """
-        patience_s = self._settings.invite_wait_s
-        notify = BroadcastNotify(source_id=source, target_id=target.output_id)
-        asking = asyncio.create_task(self._asker.query(device, notify, timeout_s=patience_s))
-        coming = asyncio.create_task(first_claim(expected, patience_s + LATER_S))
-        try:
-            await asyncio.wait({asking, coming}, return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done() and asking.done():
-                _check_response(asking, device)
-                target.answered.set()
-            return await coming
-        finally:
-            for task in (asking, coming):
-                task.cancel()
-            await asyncio.gather(asking, coming, return_exceptions=True)
-
-    async def _answer(self, talk: Talk, target: TalkTarget, device: Device, claim: Claim) -> Branch:
-        branch = self._new_branch(target)
-        try:
-            await self._voice(talk, target)
-            await self._calls.answer(branch, device, target.output_id, talk.node, talk.talk_id, claim)
-            await self._until_up(branch)
-        except BaseException as error:
-            stopped = TalkFailed(TalkCause.CANCELLED, "ended while being opened", sip_status=480)
-            claim.settle(refusal(error if isinstance(error, TalkFailed) else stopped))
-            await branch.undo.aclose()
-            raise
-        return branch
-
-    async def _call(self, talk: Talk, target: TalkTarget, device: Device) -> None:
-        """INVITE with s=Talk to the channel; what works is remembered (G254)."""
-        branch = self._new_branch(target)
-        role: TalkRole = "talk" if talk.full_duplex and talk.session is None else "speak"
-        async with branch.undo:
-            await self._voice(talk, target)
-            target.answered.set()
-            code = target.channel_id
-            await self._calls.invite(branch, device, code, talk.node, talk.talk_id, role)
-            await self._until_up(branch)
-            if device.profile.talk_mode == "auto":
-                self._registry.learn(device, talk_mode="talk")
-            self._talking(talk, target)
-            self._over(talk, target, await branch.over)
-
-    def _new_branch(self, target: TalkTarget) -> Branch:
-        branch = new_branch()
-        target.branches.append(branch)
-        self._branches[branch.leg_id] = branch
-        return branch
-
-    async def _voice(self, talk: Talk, target: TalkTarget) -> None:
-        """Open the voice for the first device that wants it; the others wait for the same."""
-        if talk.open_voice is None:
-            return
-        if talk.voice is None:
-            opening = talk.open_voice(talk, target)
-            talk.voice = self._spawn(opening, f"talk-voice-{talk.talk_id}")
-            talk.voice.add_done_callback(_looked_at)
-            talk.undo.push_async_callback(_stopped, talk.voice)
-        await asyncio.shield(talk.voice)
-
-    async def _until_up(self, branch: Branch) -> None:
-        """Raises TalkFailed(no_media) when no sound can leave: nobody dialled, or the dialog ended."""
-        up = asyncio.create_task(branch.up.wait())
-        try:
-            first: set[asyncio.Future[Any]] = {up, branch.over}
-            await asyncio.wait(first, timeout=UP_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            up.cancel()
-        if branch.up.is_set() and not branch.over.done():
-            return
-        why = branch.over.result() if branch.over.done() else "no_connection"
-        raise TalkFailed(TalkCause.NO_MEDIA, f"no way for the sound: {why}")
-
-    # -- states ------------------------------------------------------------------------------------------------
-
-    def _talking(self, talk: Talk, target: TalkTarget) -> None:
-        target.state = TalkState.TALKING
-        target.decided.set()
-        self._tell(talk, target)
-        self._note(talk, target, "ok", f"{target.form} {target.branches[-1].transport}")
-
-    def _over(self, talk: Talk, target: TalkTarget, cause: str) -> None:
-        if target.live:
-            target.state, target.cause = TalkState.ENDED, cause
-            target.decided.set()
-            target.answered.set()
-            self._tell(talk, target)
-
-    def _failed(self, talk: Talk, target: TalkTarget, failure: TalkFailed) -> None:
-        target.state, target.cause, target.detail = TalkState.FAILED, failure.cause, str(failure)
-        target.decided.set()
-        target.answered.set()
-        self.failures[failure.cause] += 1
-        self._tell(talk, target)
-        self._note(talk, target, failure.cause, str(failure)[:128])
-
-    def _tell(self, talk: Talk, target: TalkTarget) -> None:
-        self._bus.publish(
-            TalkChanged(
-                talk.talk_id,
-                target.device_id,
-                target.channel_id,
-                target.output_id,
-                target.state.value,
-                target.cause,
-                target.detail,
-                talk.who,
-            )
-        )
-        log.info(
-            "talk %s talk_id=%s device_id=%s output_id=%s form=%s who=%s cause=%s",
-            *(target.state, talk.talk_id, target.device_id, target.output_id, target.form, talk.who),
-            target.cause,
-        )
-
-    def _note(self, talk: Talk, target: TalkTarget, result: str, detail: str) -> None:
-        if self.audit is not None:
-            self.audit(talk.who, "talk", f"{target.device_id}/{target.channel_id}", result, detail)
 
     # -- the end -----------------------------------------------------------------------------------------------
 
@@ -572,62 +379,6 @@ class Talks:
         return task
 
 
-class _Branches:
-    """The dialogs of one broadcast: one, or for a whole device one per loudspeaker that came."""
-
-    def __init__(self, talks: Talks, target: TalkTarget) -> None:
-        self._talks = talks
-        self._target = target
-        self._open: set[Branch] = set()
-
-    async def __aenter__(self) -> _Branches:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await asyncio.gather(*(branch.undo.aclose() for branch in self._open))
-
-    async def add(self, opening: Awaitable[Branch]) -> None:
-        self._open.add(await opening)
-
-    async def until_over(self, talk: Talk, target: TalkTarget, device: Device, expected: Expected) -> str:
-        """Serve further INVITEs until the last dialog is over: why it ended."""
-        cause = ""
-        while self._open:
-            more = asyncio.ensure_future(expected.claims.get())
-            try:
-                first: set[asyncio.Future[Any]] = {more, *(branch.over for branch in self._open)}
-                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                if not more.done():
-                    more.cancel()
-            for branch in [branch for branch in self._open if branch.over.done()]:
-                self._open.discard(branch)
-                cause = branch.over.result()
-                await branch.undo.aclose()
-            if more.done() and not more.cancelled():
-                try:
-                    await self.add(self._talks._answer(talk, target, device, more.result()))
-                except TalkFailed as failure:
-                    log.info("further output refused device_id=%s cause=%s", device.device_id, failure)
-        return cause
-
-
-def _check_response(asking: asyncio.Task[Body], device: Device) -> None:
-    """Raises TalkFailed for a Broadcast that was refused or not answered."""
-    try:
-        answer = asking.result()
-    except GatewayError as error:
-        silent = error.cause == "no_answer" or getattr(error, "sip_status", 0) == 408
-        why = TalkCause.NO_ANSWER if silent else TalkCause.REJECTED
-        if error.cause == "device_offline":
-            why = TalkCause.DEVICE_OFFLINE
-        raise TalkFailed(why, str(error)) from error
-    if isinstance(answer, BroadcastResponse) and answer.result != "OK":
-        raise TalkFailed(
-            TalkCause.REJECTED, f"{device.device_id} answered Broadcast with Result {answer.result}"
-        )
-
-
 async def _close_talk(node: NodeHandle, talk_id: str) -> None:
     if not node.alive:
         return
@@ -635,14 +386,3 @@ async def _close_talk(node: NodeHandle, talk_id: str) -> None:
         await node.client.close_talk(talk_id)
     except MediaError as error:
         log.info("talk gone already talk_id=%s cause=%s", talk_id, error.code)
-
-
-def _looked_at(task: asyncio.Task[None]) -> None:
-    """A failure that nobody waits for any more is none to report."""
-    if not task.cancelled():
-        task.exception()
-
-
-async def _stopped(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
