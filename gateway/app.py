@@ -35,6 +35,7 @@ from gateway.services.alarms_pictures import AlarmPictures
 from gateway.services.alarms_reset import AlarmReset
 from gateway.services.alarms_upward import AlarmsUpward
 from gateway.services.cascade import Cascade
+from gateway.services.cascade_answers import UpperAnswers
 from gateway.services.cascade_control import DEVICE_TIMEOUT_S, UpperCommands
 from gateway.services.cascade_invite import InviteRelay
 from gateway.services.cascade_items import ItemWriter
@@ -483,6 +484,10 @@ class Gateway:
             mover=self.control,
             downward=self.dispatch,
             bus=self.bus,
+            clock=self.clock,
+        )
+        answers = UpperAnswers(
+            facts=self.registry,
             manufacturer=MANUFACTURER,
             model=sip.user_agent,
             firmware=__version__,
@@ -499,6 +504,7 @@ class Gateway:
             dispatch=self.dispatch,
             relay=relay,
             commands=self.upper_commands,
+            answers=answers,
             items=ItemWriter(self.registry, manufacturer=MANUFACTURER, model=sip.user_agent),
             store=PlatformStore(self.database),
             clock=self.clock,
@@ -514,7 +520,7 @@ class Gateway:
                 registry=self.registry,
                 asker=self.dispatch,
             ),
-            commands=self.upper_commands,
+            answers=answers,
             facts=self.registry,
             clock=self.clock,
         )

@@ -28,7 +28,8 @@ from gateway.events import (
 from gateway.model import Platform, PlatformStatus, Share
 from gateway.peers import Peer
 from gateway.registry import Registry
-from gateway.services.cascade_control import UpperCommands, upper_user
+from gateway.services.cascade_answers import UpperAnswers
+from gateway.services.cascade_control import UpperCommands
 from gateway.services.cascade_ids import IdMap, Key
 from gateway.services.cascade_invite import ContactWriter, InviteRelay, subject_parts
 from gateway.services.cascade_items import ItemWriter
@@ -39,6 +40,7 @@ from gateway.services.cascade_records import UpperRecords
 from gateway.services.cascade_route import DomainRoutes, Subscriber
 from gateway.services.cascade_tree import Tree
 from gateway.services.cascade_upper import Upper
+from gateway.services.cascade_words import upper_user
 from gateway.services.device_config_upward import UpperConfiguration
 from gateway.services.provisioning import configured_platform
 from gateway.services.session_third_party import MediaServerRole
@@ -129,6 +131,7 @@ class Cascade:
         dispatch: Dispatch,
         relay: InviteRelay,
         commands: UpperCommands,
+        answers: UpperAnswers,
         items: ItemWriter,
         store: Store,
         clock: Clock | None = None,
@@ -146,6 +149,7 @@ class Cascade:
         self._dispatch = dispatch
         self.relay = relay
         self._commands = commands
+        self._answers = answers
         self._items = items
         self._store = store
         self._clock = clock or Clock()
@@ -525,15 +529,15 @@ class Cascade:
         if self.queries is not None:
             return self.queries.answer(upper.link, tree, query)
         if isinstance(query, DeviceInfoQuery):
-            return self._commands.device_info(upper.link, tree, query)
+            return self._answers.device_info(upper.link, tree, query)
         if isinstance(query, DeviceStatusQuery):
-            return self._commands.device_status(tree, query)
-        return self._commands.refuse(query)
+            return self._answers.device_status(tree, query)
+        return self._answers.refuse(query)
 
     async def _records(self, peer: Peer, query: RecordInfoQuery, incoming: Incoming) -> Body | None:
         """Our own recordings, in parts; what is not recorded here is refused."""
         upper = self._of(peer)
-        refused = self._commands.refuse(query)
+        refused = self._answers.refuse(query)
         records = self.records_of
         if upper is None or records is None:
             return refused
@@ -551,7 +555,7 @@ class Cascade:
 
     async def _other(self, peer: Peer, body: Body, incoming: Incoming) -> Body | None:
         log.info("upper sent what nobody serves platform_id=%s cmd_type=%s", peer.id, body.cmd_type[:32])
-        return self._commands.refuse(body)
+        return self._answers.refuse(body)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         async def run() -> None:

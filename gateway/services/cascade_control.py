@@ -1,21 +1,20 @@
-"""Commands and questions of an upper about our channels: rights, audit, code map, then down; answers come back up."""
+"""Commands of an upper for our channels: rights, audit, code map, then down; answers come back up."""
 
 from __future__ import annotations
 
 import logging
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Annotated, Protocol
+from typing import Protocol
 
 from gateway.clock import Clock
 from gateway.errors import GatewayError
 from gateway.events import EventBus, SecurityEvent
 from gateway.inbox import Inbox
-from gateway.model import Channel, Device
-from gateway.origin import MAX_VALUE
-from gateway.services.cascade_items import Evidence
+from gateway.model import Device
 from gateway.services.cascade_link import UpperLink
 from gateway.services.cascade_tree import Entry, Tree
+from gateway.services.cascade_words import action_of, right_for, upper_user
 from gateway.services.errors import ControlFailed
 from gateway.services.upgrade import Upgrade, UpgradeState
 from sip.endpoint import Incoming, Reply
@@ -24,13 +23,8 @@ from sip.manscdp import (
     Body,
     DeviceControl,
     DeviceControlResponse,
-    DeviceInfoQuery,
-    DeviceInfoResponse,
-    DeviceStatusQuery,
-    DeviceStatusResponse,
     DeviceUpgradeResultNotify,
 )
-from sip.manscdp.base import UnknownBody, Xml
 from sip.message import Response
 from sip.ptz import PtzCommand, decode
 
@@ -44,12 +38,6 @@ MOST_USERS = 1000
 
 Audit = Callable[[str, str, str, str, str], None]
 """who, action, target, result, detail."""
-
-
-class RefusedResponse(UnknownBody):
-    """``Result`` ERROR to any command: the answer where nothing else can be said (report B.8)."""
-
-    result: Annotated[str, Xml("Result", always=True)] = "ERROR"
 
 
 class Mover(Protocol):
@@ -101,45 +89,29 @@ class Downward(Protocol):
     def next_sn(self, peer_id: str) -> int: ...
 
 
-class Facts(Protocol):
-    """What is needed of the registry."""
+class Online(Protocol):
+    """The registry's devices."""
 
     @property
     def devices(self) -> Mapping[str, Device]: ...
 
-    def channel(self, device_id: str, channel_id: str) -> Channel | None: ...
-
-    def channel_evidence(self, channel: Channel) -> Evidence: ...
-
-
-def right_for(body: DeviceControl) -> str:
-    """The class of right a control needs: ptz moves the camera, play asks for a key frame, all else is config."""
-    if body.ptz_cmd or body.drag_zoom_in or body.drag_zoom_out or body.ptz_precise or body.target_track:
-        return "ptz"
-    return "play" if body.iframe else "config"
-
 
 class UpperCommands:
-    """Serves the MESSAGEs of uppers that are no catalog queries."""
+    """Carries out what uppers command; their questions are served by ``cascade_queries``."""
 
     def __init__(
         self,
         *,
-        facts: Facts,
+        facts: Online,
         mover: Mover,
         downward: Downward,
         bus: EventBus,
         audit: Audit | None = None,
-        manufacturer: str,
-        model: str,
-        firmware: str,
-        name: str,
         clock: Clock | None = None,
     ) -> None:
         self._facts, self._mover, self._downward, self._bus = facts, mover, downward, bus
         self.audit = audit
         """Set by app.py when the audit log is there."""
-        self._manufacturer, self._model, self._firmware, self._name = manufacturer, model, firmware, name
         self._clock = clock or Clock()
         self.upgrader: Upgrader | None = None
         """Set by app.py; without it uppers' upgrades are refused."""
@@ -180,7 +152,7 @@ class UpperCommands:
         who = upper_user(link, incoming.request.headers.get("Monitor-User-Identity") or "")
         entry = tree.entries.get(body.device_id)
         if entry is None or not entry.ways:
-            self._note(who, _action(body), body.device_id, "not_found", body.ptz_cmd)
+            self._note(who, action_of(body), body.device_id, "not_found", body.ptz_cmd)
             await self._answer(link, body, ok=False)
             return
 
@@ -193,7 +165,7 @@ class UpperCommands:
             await self._carry_out(link, entry, body, who)
 
         if not self._lanes.put((link.platform.platform_id, entry.exported_id), work):
-            self._note(who, _action(body), body.device_id, "queue_full", body.ptz_cmd)
+            self._note(who, action_of(body), body.device_id, "queue_full", body.ptz_cmd)
 
     async def _carry_out(self, link: UpperLink, entry: Entry, body: DeviceControl, who: str) -> None:
         device_id, channel_id = self._way(entry)
@@ -252,7 +224,7 @@ class UpperCommands:
                 result = "ok" if ok else "refused"
             except (RemoteError, GatewayError) as error:
                 result = getattr(error, "cause", "") or getattr(error, "label", "failed")
-        self._note(who, _action(body), f"{device_id}/{channel_id}", result, "")
+        self._note(who, action_of(body), f"{device_id}/{channel_id}", result, "")
         await self._answer(link, body, ok=ok)
 
     async def _upgrade(
@@ -311,100 +283,3 @@ class UpperCommands:
             await link.message(body)
         except RemoteError as error:
             log.warning("answer not delivered platform_id=%s error=%s", link.platform.platform_id, error)
-
-    # -- questions -------------------------------------------------------------------------------------------
-
-    def device_info(self, link: UpperLink, tree: Tree, query: DeviceInfoQuery) -> DeviceInfoResponse:
-        """About ourselves with the number of exported cameras (G126), or about a channel from its record."""
-        answer = DeviceInfoResponse(sn=query.sn, device_id=query.device_id)
-        if query.device_id in (tree.own_id, ""):
-            return answer.model_copy(
-                update={
-                    "device_id": query.device_id or tree.own_id,
-                    "device_name": self._name,
-                    "manufacturer": self._manufacturer,
-                    "model": self._model,
-                    "firmware": self._firmware,
-                    "channel": tree.cameras,
-                }
-            )
-        entry = tree.entries.get(query.device_id)
-        if entry is None or not entry.ways:
-            return answer.model_copy(update={"result": "ERROR"})
-        device_id, channel_id = entry.ways[0]
-        channel, device = self._facts.channel(device_id, channel_id), self._facts.devices.get(device_id)
-        record: Channel | Device | None = channel or device
-        if record is None:
-            return answer.model_copy(update={"result": "ERROR"})
-        known = {"device_name": entry.name, "manufacturer": record.manufacturer, "model": record.model}
-        if device is not None and channel_id == device_id:
-            known["firmware"] = device.firmware
-        return answer.model_copy(update=known)
-
-    def device_status(self, tree: Tree, query: DeviceStatusQuery) -> DeviceStatusResponse:
-        """By own evidence (G127). An unknown code is an ERROR and tells nothing."""
-        answer = DeviceStatusResponse(sn=query.sn, device_id=query.device_id, device_time=self._clock.utc())
-        if query.device_id in (tree.own_id, ""):
-            return answer.model_copy(update={"device_id": query.device_id or tree.own_id, "encode": "ON"})
-        entry = tree.entries.get(query.device_id)
-        if entry is None or not entry.ways:
-            return answer.model_copy(
-                update={"result": "ERROR", "online": "OFFLINE", "status": "ERROR", "device_time": None}
-            )
-        verdict, reason = self._verdict(entry)
-        on = verdict == "ON"
-        return answer.model_copy(
-            update={
-                "online": "OFFLINE" if verdict == "OFF" else "ONLINE",
-                "status": "OK" if on else "ERROR",
-                "reason": "" if on else reason,
-                "encode": "ON" if on else "OFF",
-            }
-        )
-
-    def _verdict(self, entry: Entry) -> tuple[str, str]:
-        verdict = "OFF"
-        for device_id, channel_id in entry.ways:
-            channel, device = self._facts.channel(device_id, channel_id), self._facts.devices.get(device_id)
-            if channel is not None:
-                verdict = str(self._facts.channel_evidence(channel).verdict)
-            else:
-                verdict = "ON" if device is not None and device.online else "OFF"
-            if verdict == "ON":
-                return verdict, ""
-        return verdict, {"VLOST": "video lost", "DEFECT": "reported as faulty"}.get(verdict, "offline")
-
-    def refuse(self, body: Body) -> Body | None:
-        """``Result`` ERROR to a question or command nobody serves; notifications and answers get none."""
-        if body.root not in ("Query", "Control") or not body.cmd_type:
-            return None
-        return RefusedResponse(
-            unknown_root="Response", unknown_cmd_type=body.cmd_type, sn=body.sn, device_id=body.device_id
-        )
-
-
-def upper_user(link: UpperLink, user_identity: str) -> str:
-    """Name in the audit log: the upper, and the user it names with our own code in front (8.3, G268)."""
-    who = f"platform:{link.platform.platform_id}"
-    return f"{who} {link.identity.user}-{user_identity.strip()[:MAX_VALUE]}" if user_identity.strip() else who
-
-
-def _action(body: DeviceControl) -> str:
-    if body.ptz_cmd:
-        return "ptz"
-    names = (
-        ("iframe", "key_frame"),
-        ("teleboot", "reboot"),
-        ("record_cmd", "record"),
-        ("guard_cmd", "guard"),
-        ("alarm_cmd", "alarm_reset"),
-        ("home_position", "home_position"),
-        ("device_upgrade", "upgrade"),
-        ("drag_zoom_in", "drag_zoom"),
-        ("drag_zoom_out", "drag_zoom"),
-        ("ptz_precise", "ptz_precise"),
-        ("target_track", "target_track"),
-    )
-    if body.format_sd_card is not None:
-        return "format_card"
-    return next((action for field, action in names if getattr(body, field)), "control")

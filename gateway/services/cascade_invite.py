@@ -30,12 +30,12 @@ from gateway.origin import (
     route_path,
     way_along,
 )
-from gateway.services.cascade_control import upper_user
 from gateway.services.cascade_ids import Key
 from gateway.services.cascade_journal import UpperJournal
 from gateway.services.cascade_link import UpperLink
 from gateway.services.cascade_playback import HistoryWish, history_wish
 from gateway.services.cascade_tree import Entry, Tree
+from gateway.services.cascade_words import upper_user
 from gateway.services.errors import PlayFailed
 from gateway.services.session_address import MediaAddress
 from gateway.services.session_record import LiveSession

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 from gateway.clock import Clock
 from gateway.errors import GatewayError
 from gateway.inbox import Inbox
-from gateway.services.cascade_control import UpperCommands
+from gateway.services.cascade_answers import UpperAnswers
 from gateway.services.cascade_link import UpperLink
 from gateway.services.cascade_tree import Entry, Tree
 from gateway.services.commands import Collected
@@ -86,9 +86,9 @@ class UpperQueries:
     """Relays the questions of all uppers; those for one target keep their order, others do not wait for them."""
 
     def __init__(
-        self, *, asking: Asking, commands: UpperCommands, facts: Online, clock: Clock | None = None
+        self, *, asking: Asking, answers: UpperAnswers, facts: Online, clock: Clock | None = None
     ) -> None:
-        self._asking, self._commands, self._facts = asking, commands, facts
+        self._asking, self._own_knowledge, self._facts = asking, answers, facts
         self._lanes = Inbox(jobs_per_peer=QUESTIONS_PER_TARGET, clock=clock or Clock())
         self._relays: dict[type[Body], Callable[[Any, str, str], Awaitable[list[Body]]]] = {
             PresetQuery: self._presets,
@@ -126,10 +126,10 @@ class UpperQueries:
     def _own(self, link: UpperLink, tree: Tree, query: Body) -> Body | None:
         """By own evidence: about us, about what is not shared, and when a device does not answer."""
         if isinstance(query, DeviceInfoQuery):
-            return self._commands.device_info(link, tree, query)
+            return self._own_knowledge.device_info(link, tree, query)
         if isinstance(query, DeviceStatusQuery):
-            return self._commands.device_status(tree, query)
-        return self._commands.refuse(query)
+            return self._own_knowledge.device_status(tree, query)
+        return self._own_knowledge.refuse(query)
 
     async def _answers(self, link: UpperLink, tree: Tree, entry: Entry, query: Body) -> list[Body]:
         way = self._way(entry)
@@ -163,7 +163,7 @@ class UpperQueries:
         self, link: UpperLink, tree: Tree, entry: Entry, way: tuple[str, str], query: DeviceInfoQuery
     ) -> Body:
         told = await self._asking.query(*way, DeviceInfoQuery(), DeviceInfoResponse)
-        known = self._commands.device_info(link, tree, query)
+        known = self._own_knowledge.device_info(link, tree, query)
         update: dict[str, object] = {"device_name": entry.name, "channel": told.channel}
         for name in ("manufacturer", "model", "firmware"):
             update[name] = getattr(told, name) or getattr(known, name)
@@ -171,7 +171,7 @@ class UpperQueries:
 
     async def _status(self, tree: Tree, way: tuple[str, str], query: DeviceStatusQuery) -> Body:
         """Whether it is online is our own evidence (G127); what it does is its own word. Codes above are the upper's."""
-        known = self._commands.device_status(tree, query)
+        known = self._own_knowledge.device_status(tree, query)
         told = await self._asking.query(*way, DeviceStatusQuery(), DeviceStatusResponse)
         duties = [
             item.model_copy(update={"device_id": mapped.exported_id})

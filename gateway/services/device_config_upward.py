@@ -11,9 +11,9 @@ from gateway.clock import Clock
 from gateway.errors import GatewayError
 from gateway.events import EventBus, SecurityEvent
 from gateway.inbox import Inbox
-from gateway.services.cascade_control import upper_user
 from gateway.services.cascade_link import UpperLink
 from gateway.services.cascade_tree import Entry, Tree
+from gateway.services.cascade_words import upper_user
 from gateway.services.device_config import Reading
 from sip.endpoint import Incoming, Reply
 from sip.errors import RemoteError

@@ -1,4 +1,4 @@
-"""How one target of a talk is reached: the broadcast of 9.12 or s=Talk, from the first ring to the last BYE, read top to bottom."""
+"""How one target of a talk is reached: the broadcast of 9.12 or s=Talk, from the first ring to the last BYE."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from gateway.errors import GatewayError
 from gateway.events import EventBus, PlatformChanged, SecurityEvent
 from gateway.model import PlatformState
 from gateway.peers import Peer
-from gateway.services.cascade_control import upper_user
 from gateway.services.cascade_link import UpperLink
+from gateway.services.cascade_words import upper_user
 from gateway.services.talk import Talks
 from gateway.services.talk_calls import TalkCalls, new_branch, read_sound_answer, talk_offer
 from gateway.services.talk_record import Branch, Talk, TalkCause, TalkFailed, TalkState, TalkTarget

@@ -15,6 +15,7 @@ from gateway.clock import Clock
 from gateway.model import Channel, ChannelKind, Device, DeviceKind, Platform, Share, State
 from gateway.networks import OwnAddress
 from gateway.services.cascade import Cascade
+from gateway.services.cascade_answers import UpperAnswers
 from gateway.services.cascade_control import UpperCommands
 from gateway.services.cascade_ids import Key
 from gateway.services.cascade_invite import InviteRelay
@@ -140,6 +141,9 @@ class CascadeHouse:
             downward=self.core.dispatch,
             bus=self.bus,
             audit=self._audit,
+        )
+        answers = UpperAnswers(
+            facts=self.registry,
             manufacturer="Maker",
             model="GW-1",
             firmware="1.2.3",
@@ -156,6 +160,7 @@ class CascadeHouse:
             dispatch=self.core.dispatch,
             relay=self.relay,
             commands=self.commands,
+            answers=answers,
             items=ItemWriter(self.registry, manufacturer="Maker", model="GW-1"),
             store=self.store,
             healthy=lambda: self.healthy,
