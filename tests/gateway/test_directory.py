@@ -12,7 +12,15 @@ from gateway.directory import Directory
 from gateway.events import EventBus
 from gateway.model import Channel, ChannelKind, Device
 from gateway.registry import Registry
-from gateway.services.channels import channel_of, item_fields, merged, quality_faults, status_of, usable_id
+from gateway.services.channels import (
+    channel_of,
+    fields_of,
+    item_fields,
+    merged,
+    quality_faults,
+    status_of,
+    usable_id,
+)
 from sip.manscdp import CatalogItem, CatalogResponse, decode
 
 SYSTEM = "41018300002000000001"
@@ -191,11 +199,12 @@ INFO_OF_2022 = {
 @pytest.mark.gb("G091")
 def test_all_info_fields_of_2022_are_stored() -> None:
     channel = catalog(FULL)[CAMERA]
-    assert {name: channel.item.get(name) for name in INFO_OF_2022} == INFO_OF_2022
-    assert str(channel.item["install_time"]).startswith("2024-05-01T00:00:00")  # UTC inside
+    fields = fields_of(channel)
+    assert {name: fields.get(name) for name in INFO_OF_2022} == INFO_OF_2022
+    assert str(fields["install_time"]).startswith("2024-05-01T00:00:00")  # UTC inside
     assert (channel.point_class, channel.grassroots_code, channel.ptz_type) == (1, "104002", 1)
     assert (channel.longitude, channel.latitude) == (113.40125, 34.5325)
-    assert "password" not in channel.item
+    assert "password" not in fields
 
 
 def point(**fields: Any) -> CatalogItem:

@@ -9,7 +9,8 @@ FIRST, LAST = 10000, 32699
 
 _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_width = (LAST - FIRST + 1) // _workers // 4 * 2
+_share = (LAST - FIRST + 1) // _workers
+_kept_width = _share * 2 // 3
 
 
 class _Area:
@@ -30,8 +31,9 @@ class _Area:
         return first, first + count - 1
 
 
-_kept = _Area(FIRST + 2 * _number * _width, _width)
-_brief = _Area(FIRST + (2 * _number + 1) * _width, _width)
+_begin = FIRST + _number * _share
+_kept = _Area(_begin, _kept_width)
+_brief = _Area(_begin + _kept_width, _share - _kept_width)
 
 
 def kept_ports(count: int) -> tuple[int, int]:
