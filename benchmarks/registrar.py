@@ -46,9 +46,7 @@ async def serve(port: int, folder: str) -> None:
         )
     )
     gateway.device_info.start = lambda: None  # type: ignore[method-assign]  # no queries into the measurement
-    await gateway._start_storage()
-    await gateway._start_signalling()
-    await gateway._start_devices()
+    await gateway.start_signalling()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     await asyncio.to_thread(sys.stdin.read)

@@ -75,7 +75,7 @@ NODE_COUNTERS = STREAM_COUNTERS | {
 
 @dataclass(slots=True)
 class Sources:
-    """Where the gauges come from; app.py fills in what exists. All are quick reads of present state."""
+    """Where the gauges come from; gateway/assembly/gauges.py fills it in. All are quick reads of present state."""
 
     nodes: Callable[[], Iterable[NodeHandle]] = lambda: ()
     node_restarts: Callable[[], int] = lambda: 0

@@ -46,7 +46,7 @@ class Peer:
 
 
 class Uppers(Protocol):
-    """What the cascade tells about upper platforms. Plugged in by app.py."""
+    """What the cascade tells about upper platforms. Plugged in when it starts."""
 
     def platform_of(self, flow: Flow, user: str) -> Platform | None:
         """The upper with which we are registered and whose address this flow comes from, else None.

@@ -1,4 +1,4 @@
-"""Puts the HTTP face together: users, audit, API resources, console, metrics listener. Built and started by app.py."""
+"""Puts the HTTP face together: users, audit, API resources, console, metrics listener. Built by gateway/assembly/http.py."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class SystemView(View):
 
 
 class SystemInfo(Protocol):
-    """What app.py knows of itself."""
+    """What the gateway knows of itself."""
 
     @property
     def server_id(self) -> str: ...

@@ -117,7 +117,7 @@ class Notices(Protocol):
 
 
 class Cascade:
-    """All upper platforms. Built by app.py; ``dispatch`` brings what they send."""
+    """All upper platforms. Built by gateway/assembly; ``dispatch`` brings what they send."""
 
     def __init__(
         self,

@@ -111,12 +111,12 @@ class UpperCommands:
     ) -> None:
         self._facts, self._mover, self._downward, self._bus = facts, mover, downward, bus
         self.audit = audit
-        """Set by app.py when the audit log is there."""
+        """Set by gateway/assembly when the audit log is there."""
         self._clock = clock or Clock()
         self.upgrader: Upgrader | None = None
-        """Set by app.py; without it uppers' upgrades are refused."""
+        """Set by gateway/assembly; without it uppers' upgrades are refused."""
         self.link_of: Callable[[str], UpperLink | None] = lambda platform_id: None
-        """Set by app.py: the link to an upper as it is now."""
+        """Set by gateway/assembly: the link to an upper as it is now."""
         self._lanes = Inbox(jobs_per_peer=100, clock=self._clock)
         self._movers: dict[str, dict[str, None]] = {}
 

@@ -193,9 +193,9 @@ class InviteRelay:
         self.journal: UpperJournal | None = None
         """Set by the cascade: calls with uppers that must be ended after a crash."""
         self.history: History | None = None
-        """Set by app.py: plays recordings for uppers."""
+        """Set by gateway/assembly: plays recordings for uppers."""
         self.audit: Callable[[str, str, str, str, str], None] | None = None
-        """Set by app.py: who, action, target, result, detail."""
+        """Set by gateway/assembly: who, action, target, result, detail."""
 
     def relays(self, platform_id: str) -> list[Relay]:
         """Relays to one upper, those being opened included."""

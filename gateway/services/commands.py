@@ -68,7 +68,7 @@ class DeviceCommands:
     ) -> None:
         self._settings, self._registry, self._asker = settings, registry, asker
         self.audit = audit
-        """Set by app.py when the audit log is there."""
+        """Set by gateway/assembly when the audit log is there."""
         self.counts: Counter[tuple[str, str]] = Counter()
         """By command and how it ended (ok or a cause), for metrics."""
 

@@ -85,9 +85,9 @@ class Control:
         self._clock = clock or Clock()
         self.audit = audit
         self.local: LocalControl | None = None
-        """Set by app.py: who moves the cameras that are no devices."""
+        """Set by gateway/assembly: who moves the cameras that are no devices."""
         self.said_last: Callable[[str], str] = lambda device_id: ""
-        """Set by app.py: a device's last SIP answer and Result."""
+        """Set by gateway/assembly: a device's last SIP answer and Result."""
         self._hold_s = hold_s
         self._key_frame_interval_s = key_frame_interval_s
         self._motions: dict[tuple[ChannelKey, type], _Motion] = {}

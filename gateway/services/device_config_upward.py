@@ -70,7 +70,7 @@ class UpperConfiguration:
     ) -> None:
         self._configuration, self._served, self._bus = configuration, served, bus
         self.audit = audit
-        """Set by app.py when the audit log is there."""
+        """Set by gateway/assembly when the audit log is there."""
         self._lanes = Inbox(jobs_per_peer=20, clock=clock or Clock())
         self._sessions: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
 

@@ -89,7 +89,7 @@ class DeviceSnapshots:
         self._running: dict[str, Running] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.stranger: Stranger | None = None
-        """Set by app.py: who takes notices of sessions that are not ours."""
+        """Set by gateway/assembly: who takes notices of sessions that are not ours."""
         self.counts: Counter[str] = Counter()
 
     def connect(self, desk: Desk) -> None:

@@ -114,7 +114,7 @@ class Inputs:
         self._clock = clock or Clock()
         self._checker = checker or self._check
         self.sessions: Lives | None = None
-        """Set by app.py: sessions and inputs need each other."""
+        """Set by gateway/assembly: sessions and inputs need each other."""
         self.health: dict[str, InputHealth] = {}
         self.checks: Counter[str] = Counter()
         """Checks made, by outcome (ok, or the cause), for metrics."""

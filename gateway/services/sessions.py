@@ -55,7 +55,7 @@ class LocalPictures(Protocol):
 
 
 class Sessions:
-    """All live sessions of this gateway. One instance, built by app.py."""
+    """All live sessions of this gateway. One instance, built by gateway/assembly."""
 
     def __init__(
         self,

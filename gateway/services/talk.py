@@ -74,7 +74,7 @@ class _Ear:
 
 
 class Talks:
-    """All talks of this gateway. Built by app.py; ``broadcasts.invite`` is the handler of devices' INVITEs."""
+    """All talks of this gateway. Built by gateway/assembly; ``broadcasts.invite`` is the handler of devices' INVITEs."""
 
     def __init__(
         self,

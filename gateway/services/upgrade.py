@@ -125,7 +125,7 @@ class Upgrades:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._unsubscribe: Callable[[], None] | None = None
         self.on_result: Listener | None = None
-        """Told of the end of an upgrade that an upper platform asked for. Set by app.py."""
+        """Told of the end of an upgrade that an upper platform asked for. Set by gateway/assembly."""
         self.counts: Counter[str] = Counter()
 
     def connect(self, dispatch: Dispatch) -> None:

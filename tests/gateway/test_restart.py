@@ -28,9 +28,7 @@ async def main():
     settings = load(Path(sys.argv[1]))
     configure(settings.log)
     gateway = Gateway(settings)
-    await gateway._start_storage()
-    await gateway._start_signalling()
-    await gateway._start_devices()
+    await gateway.start_signalling()
     await asyncio.Event().wait()
 
 asyncio.run(main())
