@@ -15,7 +15,8 @@ from gateway.http.server import add_security_headers
 from gateway.http.views import AnyCode, WhichDevice
 from gateway.registry import Registry
 from gateway.services.access import Role
-from gateway.services.device_download import DeviceDownloads, DownloadJob
+from gateway.services.device_download import DeviceDownloads
+from gateway.services.device_download_job import DownloadJob
 
 LONGEST_S = 86400
 

@@ -15,8 +15,6 @@ import re
 import secrets
 import shutil
 from collections import Counter
-from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -25,13 +23,14 @@ from gateway.clock import Clock
 from gateway.errors import GatewayError
 from gateway.events import DeviceDownloadChanged, EventBus
 from gateway.model import SessionKind
+from gateway.services.device_download_job import DownloadJob, NoRoom, NotReady, State, TooMany
 from gateway.services.device_playback import HistoryOpener
 from gateway.services.device_playback_end import HistoryEnds
 from gateway.services.nodes import NodeHandle, Nodes
 from gateway.services.playback import file_name
 from gateway.services.session_record import DeviceHistory, LiveSession
 from media.errors import MediaError
-from media.specs import ClipPart, DownloadSpec, TransferInfo, TransferSpec
+from media.specs import DownloadSpec, TransferInfo, TransferSpec
 
 log = logging.getLogger(__name__)
 
@@ -41,83 +40,10 @@ NEAR_S = 2.0
 """A file that lacks no more than this of the range is whole."""
 KEPT_JOBS = 500
 _KEY_FROM = 2_000_000
-State = Literal["waiting", "running", "done", "partial", "failed", "cancelled"]
-
-
-class TooMany(GatewayError):
-    """Enough downloads wait already."""
-
-    cause = "busy"
-    status = 503
-    retry_after_s = 30
-
-
-class NoRoom(GatewayError):
-    """The disk has no room for downloads."""
-
-    cause = "disk_full"
-    status = 507
-
-
-class NotReady(GatewayError):
-    """The file is not there yet, or not any more."""
-
-    cause = "not_ready"
-    status = 409
 
 
 class Sessions(HistoryOpener, Protocol):
     def download_url(self, node: NodeHandle, download_id: str, request_host: str) -> str: ...
-
-
-@dataclass(slots=True, eq=False)
-class DownloadJob:
-    """One download. Times in unix seconds; ``progress`` 0 to 1, of the range's media time."""
-
-    job_id: str
-    owner: str
-    device_id: str
-    channel_id: str
-    start: int
-    end: int
-    speed: int
-    form: Literal["mp4", "ps"]
-    created: datetime
-    state: State = "waiting"
-    cause: str = ""
-    """How it ended: media_status | media_time | silence | device_bye | disk_full | cancelled, or a failure's cause."""
-    detail: str = ""
-    media_s: float = 0.0
-    bytes: int = 0
-    filesize: int | None = None
-    pictures: int = 0
-    duration_s: float = 0.0
-    parts: tuple[ClipPart, ...] = ()
-    ended_mono: float = 0.0
-    expires: datetime | None = None
-    task: asyncio.Task[None] | None = None
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    said: str = ""
-    tries: int = 0
-    transfer_id: str = ""
-    node: NodeHandle | None = None
-
-    @property
-    def length_s(self) -> int:
-        return self.end - self.start
-
-    @property
-    def progress(self) -> float:
-        """By media time; before any is known by the size that was announced (G239, G240)."""
-        if self.state == "done":
-            return 1.0
-        by_time = self.media_s / self.length_s
-        by_size = self.bytes / self.filesize if self.filesize else 0.0
-        return round(min(0.999, by_time or by_size), 4)
-
-    @property
-    def ended(self) -> bool:
-        return self.state not in ("waiting", "running")
 
 
 class DeviceDownloads:
