@@ -266,7 +266,7 @@ class WireResource:
         found = await self._chosen(lines, query, code)
         return MessageList(
             total=len(found),
-            kept=sum(len(line.messages) for line in lines),
+            kept=sum(len(line.kept) for line in lines),
             dropped=sum(line.dropped for line in lines),
             items=[MessageView.model_validate(step) for step in found[-query.limit :]],
         )

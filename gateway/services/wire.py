@@ -8,6 +8,7 @@ Nothing of this is written to disk or to the log.
 
 from __future__ import annotations
 
+import struct
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -23,9 +24,13 @@ LineKey = tuple[str, int, str]
 """Host, port, transport."""
 Entry = tuple[float, bool, bytes]
 """Unix seconds, whether it came in, the bytes."""
+_HEAD = struct.Struct("=d?")
+"""Kept packed, time and direction in front of the bytes: hundreds of thousands of tuples would keep the collector of
+cycles busy, which cost each heartbeat more than all else about the log."""
 
-OVERHEAD_BYTES = 150
+OVERHEAD_BYTES = 60
 """What one kept message costs beside its bytes."""
+_PACKED_OVERHEAD_BYTES = OVERHEAD_BYTES - _HEAD.size
 LINES_PER_DEVICE = 3
 """Earlier addresses of a device whose messages are still shown: it moves when its NAT or its connection does."""
 CALLED_LINES = 1000
@@ -38,21 +43,26 @@ STRANGER_BYTES = 2 * 1024 * 1024
 class Line:
     """Messages with one address, in order. ``local`` is our own address toward it, once known."""
 
-    __slots__ = ("bytes", "dropped", "key", "local", "messages")
+    __slots__ = ("bytes", "dropped", "kept", "key", "local")
 
     def __init__(self, key: LineKey) -> None:
         self.key = key
         self.local: tuple[str, int] | None = None
-        self.messages: deque[Entry] = deque()
+        self.kept: deque[bytes] = deque()
         self.bytes = 0
         self.dropped = 0
 
     def drop_oldest(self) -> int:
         """Forget the oldest message; returns the bytes that are free now."""
-        size = len(self.messages.popleft()[2]) + OVERHEAD_BYTES
+        size = len(self.kept.popleft()) + _PACKED_OVERHEAD_BYTES
         self.bytes -= size
         self.dropped += 1
         return size
+
+    @property
+    def messages(self) -> list[Entry]:
+        """Oldest first."""
+        return [(*_HEAD.unpack_from(packed), packed[_HEAD.size :]) for packed in self.kept]
 
 
 @dataclass(slots=True)
@@ -142,13 +152,13 @@ class WireLog:
             line = self._unknown(key, direction, flow, data)
             if line is None:
                 return
-        entry = (self._now(), direction == "in", data)
-        messages = line.messages
-        messages.append(entry)
-        growth = len(data) + OVERHEAD_BYTES
+        packed = _HEAD.pack(self._now(), direction == "in") + data
+        messages = line.kept
+        messages.append(packed)
+        growth = len(packed) + _PACKED_OVERHEAD_BYTES
         kept, share = line.bytes + growth, self._share
         while len(messages) > self._most or (kept > share and len(messages) > 1):
-            gone = len(messages.popleft()[2]) + OVERHEAD_BYTES  # as drop_oldest, without its call
+            gone = len(messages.popleft()) + _PACKED_OVERHEAD_BYTES  # as drop_oldest, without its call
             kept -= gone
             growth -= gone
             line.dropped += 1
@@ -157,7 +167,7 @@ class WireLog:
         if self._bytes > self._max_bytes:
             self._trim(line)
         if self._tails:
-            self._tell(key, entry)
+            self._tell(key, (*_HEAD.unpack_from(packed), data))
 
     def _trim(self, line: Line) -> None:
         """Keep all lines together within their bound."""
@@ -168,9 +178,9 @@ class WireLog:
                 iter(self._lines.items())
             )  # silent for long, it may hold more than its share of today
             self._lines.move_to_end(key)
-            while other.bytes > self._share and other.messages:
+            while other.bytes > self._share and other.kept:
                 self._forget_oldest(other)
-        while self._bytes > self._max_bytes and line.messages:  # one message larger than all that may be kept
+        while self._bytes > self._max_bytes and line.kept:  # one message larger than all that may be kept
             self._forget_oldest(line)
 
     def _forget_oldest(self, line: Line) -> None:
@@ -195,11 +205,11 @@ class WireLog:
             line.local = _local(flow)
         else:
             strangers.lines.move_to_end(key)
-        line.messages.append((self._now(), direction == "in", data))
+        line.kept.append(_HEAD.pack(self._now(), direction == "in") + data)
         size = len(data) + OVERHEAD_BYTES
         line.bytes += size
         strangers.bytes += size
-        while len(line.messages) > STRANGER_MESSAGES:
+        while len(line.kept) > STRANGER_MESSAGES:
             strangers.bytes -= line.drop_oldest()
             strangers.dropped += 1
         while strangers.lines and (
@@ -207,7 +217,7 @@ class WireLog:
         ):
             _, gone = strangers.lines.popitem(last=False)
             strangers.bytes -= gone.bytes
-            strangers.dropped += len(gone.messages)
+            strangers.dropped += len(gone.kept)
 
     # -- whose line is it ------------------------------------------------------------------------------------
 
@@ -287,11 +297,11 @@ class WireLog:
     def counts(self) -> WireCounts:
         strangers = self._strangers
         return WireCounts(
-            kept=sum(len(line.messages) for line in self._lines.values()),
+            kept=sum(len(line.kept) for line in self._lines.values()),
             bytes=self._bytes,
             lines=len(self._lines),
             dropped=self._closed_dropped + sum(line.dropped for line in self._lines.values()),
-            strangers=sum(len(line.messages) for line in strangers.lines.values()),
+            strangers=sum(len(line.kept) for line in strangers.lines.values()),
             stranger_dropped=strangers.dropped,
         )
 

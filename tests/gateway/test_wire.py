@@ -13,6 +13,7 @@ from gateway.model import Device, State
 from gateway.registry import Registry
 from gateway.services.wire import (
     LINES_PER_DEVICE,
+    OVERHEAD_BYTES,
     STRANGER_BYTES,
     STRANGER_MESSAGES,
     STRANGER_SOURCES,
@@ -105,7 +106,7 @@ def test_what_came_before_the_log_in_is_found_again() -> None:
     desk.log.tap("out", flow(), b"SIP/2.0 200 OK")
     assert [data[:11] for data in desk.said()] == [b"REGISTER 1", b"SIP/2.0 401", b"SIP/2.0 200"]
     assert desk.log.counts.strangers == 0
-    assert desk.log.counts.bytes == sum(len(data) + 150 for data in desk.said())
+    assert desk.log.counts.bytes == sum(len(data) + OVERHEAD_BYTES for data in desk.said())
 
 
 def test_a_device_that_moves_keeps_a_few_earlier_addresses() -> None:
@@ -159,7 +160,9 @@ def test_all_together_stay_below_their_bound() -> None:
         assert desk.log.counts.bytes <= 1024**2 + 9200
     lines = [line for number in range(60) for line in desk.log.of_device(f"4101830000118000{number:04d}")]
     assert desk.log.counts.bytes == sum(line.bytes for line in lines)
-    assert desk.log.counts.bytes == sum(len(entry[2]) + 150 for line in lines for entry in line.messages)
+    assert desk.log.counts.bytes == sum(
+        len(entry[2]) + OVERHEAD_BYTES for line in lines for entry in line.messages
+    )
     assert all(line.messages for line in lines)  # nobody was starved by the loud one
 
 
