@@ -38,7 +38,7 @@ def gateway(folder: Path) -> Iterator[tuple[int, int, int]]:
         "sip": {"host": "127.0.0.1", "port": sip, "allow_loopback": True},
         "registration": {"domain_password": PASSWORD, "requests_per_second_per_source": 1e6},
         "http": {"host": "127.0.0.1", "port": http},
-        "media": {"viewer_host": "127.0.0.1", "viewer_port": viewer},
+        "media": {"viewer_host": "127.0.0.1", "viewer_port": viewer, "rtsp_port": None, "webrtc_port": None},
         "metrics": {"port": metrics},
         "storage": {"directory": str(folder / "data")},
         "log": {"level": "WARNING"},
