@@ -1,7 +1,8 @@
-"""A device's profile: what it needs, in four layers, and what it was seen to do differently.
+"""A device's profile: what it needs, in five layers, and what it was seen to do differently.
 
-Default < vendor (config/vendors.yaml) < learned (from what worked) < operator. The fields of :class:`Profile` are the
-values that hold now; :meth:`Profile.settle` works them out of the layers, and :meth:`Profile.origin` says where one came from.
+Default < vendor (config/vendors.yaml) < model (what holds for all devices of its model) < learned (from what worked) <
+operator. The fields of :class:`Profile` are the values that hold now; :meth:`Profile.settle` works them out of the layers,
+and :meth:`Profile.origin` says where one came from.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 from config.vendors import ProfileSettings
 
-Origin = Literal["default", "vendor", "learned", "operator"]
+Origin = Literal["default", "vendor", "model", "learned", "operator"]
 
 OBSERVED = {
     "answer_ssrc": ("chose another SSRC in its answer", 27),
@@ -51,6 +52,8 @@ class Layers:
 
     vendor: dict[str, Any] = field(default_factory=dict, compare=False)
     """From the data files at this start; not stored."""
+    model: dict[str, Any] = field(default_factory=dict, compare=False)
+    """What its model learned or was told (gateway.services.profiles_models); not stored here."""
     learned: dict[str, Any] = field(default_factory=dict)
     operator: dict[str, Any] = field(default_factory=dict)
 
@@ -99,7 +102,7 @@ class Profile:
     def settle(self) -> tuple[str, ...]:
         """Work the settings out of the layers; returns the names of those that changed."""
         layers = self.layers
-        values = DEFAULTS | layers.vendor | layers.learned | layers.operator
+        values = DEFAULTS | layers.vendor | layers.model | layers.learned | layers.operator
         changed = tuple(name for name in SETTINGS if getattr(self, name) != values[name])
         for name in changed:
             setattr(self, name, values[name])
@@ -111,6 +114,8 @@ class Profile:
             return "operator"
         if name in self.layers.learned:
             return "learned"
+        if name in self.layers.model:
+            return "model"
         return "vendor" if name in self.layers.vendor else "default"
 
     def order(self, **settings: Any) -> tuple[str, ...]:
@@ -160,7 +165,7 @@ class Profile:
     # -- storage ---------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: everything but the vendor's layer and what follows from the layers."""
+        """JSON-able: everything but the layers of make and model and what follows from the layers."""
         return {
             "operator": self.layers.operator,
             "learned": self.layers.learned,

@@ -42,7 +42,10 @@ class State:
         self.census = Census(registry=self.registry, clock=self.clock)
         self.metrics = Metrics(bus=self.bus, registry=self.registry, census=self.census, clock=self.clock)
         self.profiles = ProfileService(
-            vendors=load_vendors(settings.profiles.vendors_file), registry=self.registry, bus=self.bus
+            vendors=load_vendors(settings.profiles.vendors_file),
+            registry=self.registry,
+            bus=self.bus,
+            journal=self.journal,
         )
         self.wire = WireLog(settings=settings.wire, devices=self.registry.devices, bus=self.bus)
 
@@ -58,6 +61,7 @@ class State:
         """Follow changes from now on, and write them down."""
         await self.lower_platforms.start()
         stack.callback(self.lower_platforms.close)
+        await self.profiles.load()
         self.profiles.start()
         stack.callback(self.profiles.close)
         self.wire.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,7 @@ class SettingView(View):
     description: str
     default: Any
     vendor: Any
+    model: Any
     learned: Any
     operator: Any
 
@@ -84,8 +85,19 @@ class VendorView(View):
     rules: list[RuleView] = Field(description="First the make's own, then its models'.")
 
 
+class ModelSettingView(View):
+    """A setting that holds for a model: where its devices start."""
+
+    name: str
+    value: Any
+    origin: Literal["learned", "operator"]
+    devices: int = Field(description="Devices that had learned the learned value; 0: nothing was learned.")
+    learned: Any
+    operator: Any
+
+
 class ModelView(View):
-    """What the devices of one model turned out to need."""
+    """What the devices of one model turned out to need, and what holds for all of them."""
 
     manufacturer: str
     model: str
@@ -93,6 +105,7 @@ class ModelView(View):
     devices: int
     learned: dict[str, dict[str, int]] = Field(description="Setting, value as text, number of devices.")
     observed: dict[str, int] = Field(description="Observation, number of devices.")
+    settings: list[ModelSettingView] = Field(description="What holds for every device of the model.")
 
 
 class ProfileOverview(View):
@@ -109,6 +122,12 @@ class ForgetOrder(Model):
 class ModelForget(ForgetOrder):
     manufacturer: str = Field(max_length=128)
     model: str = Field(max_length=128)
+
+
+class ModelOrder(Model):
+    manufacturer: str = Field(max_length=128)
+    model: str = Field(min_length=1, max_length=128)
+    settings: ProfileOrder
 
 
 class Forgotten(View):
@@ -128,7 +147,7 @@ class ProfileResource:
         errors=(404,),
     )
     async def show(self, call: Call, device_id: AnyCode) -> DeviceProfileView:
-        """Every setting with its origin: default, vendor (data of its make), learned or operator."""
+        """Every setting with its origin: default, vendor (data of its make), model, learned or operator."""
         return self._view(self._device(device_id))
 
     @route(
@@ -189,9 +208,24 @@ class ProfileResource:
         )
 
     @route(
+        "PATCH",
+        "/api/profiles/models",
+        summary="Set or clear settings of all devices of a model",
+        role=Role.ADMINISTRATOR,
+        tag="profiles",
+        audited="profiles.model",
+    )
+    async def change_model(self, call: Call, body: ModelOrder) -> ModelView:
+        """Holds over what the model learned, under what a device learned or was told itself. Running streams stay."""
+        values = {name: getattr(body.settings, name) for name in sorted(body.settings.model_fields_set)}
+        told = " ".join(f"{name}={value}" for name, value in values.items())
+        note_audit(call, target=f"{body.manufacturer} {body.model}"[:128], detail=told)
+        return _model(self._profiles.order_model(body.manufacturer, body.model, values))
+
+    @route(
         "POST",
         "/api/profiles/forget",
-        summary="Forget what was learned about all devices of a model",
+        summary="Forget what was learned about a model and all its devices",
         role=Role.OPERATOR,
         tag="profiles",
         audited="profiles.forget",
@@ -228,6 +262,7 @@ class ProfileResource:
                     description=ProfileSettings.model_fields[state.name].description or "",
                     default=state.default,
                     vendor=state.vendor,
+                    model=state.model,
                     learned=state.learned,
                     operator=state.operator,
                 )
@@ -270,4 +305,15 @@ def _model(summary: ModelSummary) -> ModelView:
         devices=summary.devices,
         learned={name: dict(values) for name, values in summary.learned.items()},
         observed=dict(summary.observed),
+        settings=[
+            ModelSettingView(
+                name=name,
+                value=value,
+                origin="operator" if name in summary.profile.operator else "learned",
+                devices=summary.profile.agreed.get(name, 0),
+                learned=summary.profile.learned.get(name),
+                operator=summary.profile.operator.get(name),
+            )
+            for name, value in sorted(summary.profile.values().items())
+        ],
     )

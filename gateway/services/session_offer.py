@@ -49,6 +49,7 @@ def ladder(profile: Profile, default: Transport, pinned: Transport | None) -> li
     (else UDP, TCP passive, TCP active), then the long payload list over the first one.
 
     ``pinned`` by the caller: that one alone. The plain form has no variants: it is an operator's explicit choice.
+    A long list that only the device's model asks for is followed by the short one: this device may be another case.
     """
     form = profile.sdp_form
     if pinned is not None:
@@ -60,6 +61,8 @@ def ladder(profile: Profile, default: Transport, pinned: Transport | None) -> li
     if first not in allowed and not profile.media_transport:
         first = allowed[0]
     rungs = [Rung(transport, form) for transport in dict.fromkeys([first, *allowed])]
+    if form == "long" and profile.origin("sdp_form") == "model":
+        return [*rungs, Rung(first, "standard")]
     return [*rungs, Rung(first, "long")] if form == "standard" else rungs
 
 
@@ -72,7 +75,8 @@ def remember(registry: Registry, device: Device, rung: Rung, first: Rung, *, wor
     if profile.origin("media_transport") == "operator":
         return
     if works and rung != first:
-        form = rung.form if rung.form != "standard" else None
+        against_model = "sdp_form" in profile.layers.model
+        form = rung.form if rung.form != "standard" or against_model else None
         registry.learn(device, media_transport=rung.transport.value, sdp_form=form)
     elif not works and profile.origin("media_transport") == "learned":
         registry.learn(device, media_transport=None, sdp_form=None)

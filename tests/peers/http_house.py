@@ -414,7 +414,9 @@ class House:
             )
         )
         system = FakeSystem(self.sessions)
-        self.profiles = ProfileService(vendors=load_vendors(), registry=self.registry, bus=self.bus)
+        self.profiles = ProfileService(
+            vendors=load_vendors(), registry=self.registry, bus=self.bus, journal=Journal()
+        )
         self.profiles.start()
         self.wire = WireLog(settings=WireSettings(), devices=self.registry.devices, bus=self.bus)
         self.wire.start()

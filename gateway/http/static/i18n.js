@@ -28,7 +28,7 @@ const WORDS = {
   refresh_catalog: ["查询目录", "Query catalog"], catalog_asked: ["已向设备查询目录", "Catalog asked for"], delete_device: ["删除设备及其通道？", "Delete the device and its channels?"],
   device_password: ["设备密码", "Device password"], keep_empty: ["留空则不变", "leave empty to keep"], domain_password: ["留空则使用域密码", "empty: the domain password holds"],
   profile: ["设备档案", "Profile"], signalling: ["信令", "Signalling"], profile_and_wire: ["档案与信令", "Profile and signalling"], capture: ["下载抓包文件", "Download capture"],
-  setting: ["设置", "Setting"], value: ["值", "Value"], origin: ["来源", "Origin"], origin_vendor: ["厂商资料", "make"], origin_learned: ["自动学习", "learned"],
+  setting: ["设置", "Setting"], value: ["值", "Value"], origin: ["来源", "Origin"], origin_vendor: ["厂商资料", "make"], origin_model: ["同型号经验", "model"], origin_learned: ["自动学习", "learned"],
   origin_operator: ["人工设置", "operator"], all_default: ["全部为默认值。", "All settings have their defaults."],
   media_transport: ["媒体传输", "Media transport"], charset: ["字符集", "Character set"], sdp_form: ["SDP 形式", "SDP form"], default: ["默认", "Default"],
   cancel: ["取消", "Cancel"], save: ["保存", "Save"], delete: ["删除", "Delete"], edit: ["编辑", "Edit"], saved: ["已保存", "Saved"], deleted: ["已删除", "Deleted"],
