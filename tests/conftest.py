@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from one_demo import one_demo
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build"
@@ -86,3 +88,10 @@ def corpus() -> Path:
     if not folder:
         pytest.skip("GB_CORPUS names no folder of captured messages")
     return Path(folder)
+
+
+@pytest.fixture
+def only_demo() -> Iterator[None]:
+    """The test's demo is the only one on the machine while it runs."""
+    with one_demo():
+        yield

@@ -111,6 +111,8 @@ async def sessions_of(demo: Demo, channel: str) -> list[dict[str, Any]]:
     return [session for session in found if session["channel_id"] == channel]
 
 
+@pytest.mark.timeout(480)
+@pytest.mark.usefixtures("only_demo")
 async def test_the_console_shows_and_moves_real_cameras() -> None:
     """One demo for all of it: starting one costs more than the steps."""
     async with running_demo(0) as demo, chromium() as browser:

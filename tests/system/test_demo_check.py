@@ -15,7 +15,8 @@ from gateway.demo import CAMERAS
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
+@pytest.mark.usefixtures("only_demo")
 def test_the_demo_proves_itself(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "gateway", "demo", "--check", "--port", "0"],

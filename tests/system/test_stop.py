@@ -117,6 +117,8 @@ def started(folder: Path, ports: list[int], log: Path) -> subprocess.Popen[bytes
         )  # fmt: skip
 
 
+@pytest.mark.timeout(480)
+@pytest.mark.usefixtures("only_demo")
 async def test_a_demo_that_is_still_starting_can_be_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +143,8 @@ async def test_a_demo_that_is_still_starting_can_be_stopped(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["seconds", "SIGINT"])
+@pytest.mark.timeout(480)
+@pytest.mark.usefixtures("only_demo")
 async def test_the_demo_leaves_nothing_behind(
     ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
